@@ -1,0 +1,427 @@
+"""The commands: parse, one call, render. `main` turns a MaangError into two lines on stderr and an exit code."""
+
+import contextlib
+import inspect
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maang_cli import __version__
+from maang_cli.errors import ExitCode, GateRefused, MaangError, NoSession, SettingsError
+
+# What a command needs beyond this is imported when it runs: `maang --help` loads no driver.
+if TYPE_CHECKING:
+    from maang_cli.pipeline import Request
+    from maang_cli.render import Narrator
+    from maang_cli.settings import Settings
+    from maang_cli.sources.base import Source
+    from maang_cli.warehouses.base import Warehouse
+
+app = typer.Typer(
+    name="maang",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    rich_markup_mode="markdown",
+)
+
+Day = Annotated[str, typer.Option("--date", metavar="YYYY-MM-DD", help="The session, a New York date.")]
+OptionalDay = Annotated[
+    str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="The session; without it staging is left out.")
+]
+SETTINGS = "Settings"
+OUTPUT = "Output"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that every command shares."""
+
+    tickers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST|@FILE",
+            help="Tickers, comma-separated, or @FILE with one a line. [env: MAANG_TICKERS]",
+            rich_help_panel=SETTINGS,
+        ),
+    ] = None
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="polygon|sample",
+            help="Where bars come from; sample makes them up. [env: MAANG_SOURCE]",
+            rich_help_panel=SETTINGS,
+        ),
+    ] = None
+    warehouse: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local", help="Where the tables live. [env: MAANG_WAREHOUSE]", rich_help_panel=SETTINGS
+        ),
+    ] = None
+    schema: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The schema that holds the tables. [env: MAANG_SCHEMA]", rich_help_panel=SETTINGS
+        ),
+    ] = None
+    allow_missing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST|N%",
+            help="Tickers that may have no bar, or their share. [env: MAANG_ALLOW_MISSING]",
+            rich_help_panel=SETTINGS,
+        ),
+    ] = None
+    home: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="The folder of the local warehouse. [env: MAANG_HOME]", rich_help_panel=SETTINGS
+        ),
+    ] = None
+    ok_if_no_session: Annotated[
+        bool,
+        typer.Option("--ok-if-no-session", help="End with 0, not 99, on a day without a session.", rich_help_panel=OUTPUT),
+    ] = False
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=OUTPUT)] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No narration, only the result.", rich_help_panel=OUTPUT)
+    ] = False
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Say what was asked of whom, and how long it took.", rich_help_panel=OUTPUT),
+    ] = False
+
+    @property
+    def flags(self) -> str:
+        """The settings' flags as they were given, for a hint that can be typed."""
+        names = ("tickers", "source", "warehouse", "schema", "allow_missing", "home")
+        given = ((name, getattr(self, name)) for name in names)
+        import shlex
+
+        return "".join(f" --{name.replace('_', '-')} {shlex.quote(value)}" for name, value in given if value is not None)
+
+
+class Run:
+    """One command's run: its settings, and what it opened."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._open = contextlib.ExitStack()
+
+    @cached_property
+    def settings(self) -> "Settings":
+        from maang_cli import settings
+
+        names = ("tickers", "source", "warehouse", "schema", "allow_missing", "home")
+        return settings.load(**{name: getattr(self.options, name) for name in names})
+
+    @cached_property
+    def source(self) -> "Source":
+        from maang_cli.sources import SOURCES
+
+        return self._open.enter_context(contextlib.closing(SOURCES[self.settings.source](self.settings)))
+
+    @cached_property
+    def warehouse(self) -> "Warehouse":
+        from maang_cli.warehouses import WAREHOUSES
+
+        return self._open.enter_context(contextlib.closing(WAREHOUSES[self.settings.warehouse](self.settings)))
+
+    @cached_property
+    def narrator(self) -> "Narrator":
+        from maang_cli.render import Narrator
+
+        return Narrator(quiet=self.options.quiet)
+
+    def request(self, *days: str | None) -> "Request":
+        """The request for these dates, each of them a session that is over."""
+        from maang_cli import sessions
+        from maang_cli.pipeline import Request
+
+        now = datetime.now(UTC)
+        wanted = tuple(sessions.require(_date(day), now) for day in days if day is not None)
+        return Request(self.settings.tickers, wanted, self.settings.allow_missing)
+
+    def finish(self, value: object) -> None:
+        """Put the result on stdout."""
+        from maang_cli import render
+
+        render.result(value, as_json=self.options.json)
+
+    def __enter__(self) -> "Run":
+        _log_to_stderr(verbose=self.options.verbose, quiet=self.options.quiet)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> bool:
+        self._open.close()
+        if isinstance(exc, NoSession) and self.options.ok_if_no_session:
+            self.narrator.say(exc.message)
+            return True
+        if isinstance(exc, MaangError):
+            exc.hint = exc.hint.replace("{flags}", self.options.flags)
+            if isinstance(exc, GateRefused):
+                self.finish(exc.audit)
+        return False
+
+
+def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register `function(run, ..)` as a command: its own parameters, then those of Options."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        _, *own = inspect.signature(function).parameters.values()
+        shared = [
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for field in fields(Options)
+        ]
+
+        def wrapper(**values: Any) -> None:
+            options = Options(**{field.name: values.pop(field.name) for field in fields(Options)})
+            with Run(options) as run:
+                function(run, **values)
+
+        parameters = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *shared]
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        wrapper.__doc__ = function.__doc__
+        app.command(name)(wrapper)
+        return function
+
+    return register
+
+
+class Part(StrEnum):
+    schema = "schema"
+    staging = "staging"
+    production = "production"
+    cumulative = "cumulative"
+
+
+class Shown(StrEnum):
+    production = "production"
+    staging = "staging"
+    cumulative = "cumulative"
+
+
+@command("init-tables")
+def init_tables(
+    run: Run,
+    date: OptionalDay = None,
+    only: Annotated[Part | None, typer.Option(help="Create this one alone.")] = None,
+) -> None:
+    """Create what is missing: schema, staging, production, cumulative. Safe to repeat.
+
+    Example: `maang init-tables --date 2025-10-14`
+    """
+    from maang_cli import pipeline
+
+    request = run.request(date)
+    with run.narrator.step("init-tables"):
+        done = pipeline.init_tables(run.warehouse, request, [only.value] if only else pipeline.PARTS)
+    run.finish(done)
+
+
+@command("ingest")
+def ingest(run: Run, date: Day) -> None:
+    """Fetch the session's bars into its staging table, in the place of what was there.
+
+    Example: `maang ingest --date 2025-10-14`
+    """
+    from maang_cli import pipeline
+
+    request = run.request(date)
+    with run.narrator.step("ingest"):
+        done = pipeline.ingest(run.source, run.warehouse, request)
+    run.finish(done)
+
+
+@command("check")
+def check(run: Run, date: Day) -> None:
+    """Audit staging: every check with its promise and the rows that break it. Ends with 0 or 3.
+
+    Example: `maang check --date 2025-10-14 --json`
+    """
+    from maang_cli import pipeline
+
+    request = run.request(date)
+    with run.narrator.step("check"):
+        audit = pipeline.check(run.warehouse, request)
+    if not audit.passed:
+        raise pipeline.refusal(audit)
+    run.finish(audit)
+
+
+@command("promote")
+def promote(run: Run, date: Day) -> None:
+    """Audit staging, then publish exactly the audited rows, in one commit.
+
+    Example: `maang promote --date 2025-10-14`
+    """
+    from maang_cli import pipeline
+
+    request = run.request(date)
+    with run.narrator.step("promote"):
+        done = pipeline.promote(run.warehouse, request)
+    run.finish(done)
+
+
+@command("cumulate")
+def cumulate(run: Run, date: Day) -> None:
+    """Refresh the 7-session windows of the session and of the 6 after it, in one commit.
+
+    Example: `maang cumulate --date 2025-10-14`
+    """
+    from maang_cli import pipeline
+
+    request = run.request(date)
+    with run.narrator.step("cumulate"):
+        done = pipeline.cumulate(run.warehouse, request)
+    run.finish(done)
+
+
+@command("drop-staging")
+def drop_staging(run: Run, date: Day) -> None:
+    """Drop the session's staging table.
+
+    Example: `maang drop-staging --date 2025-10-14`
+    """
+    from maang_cli import pipeline
+
+    run.finish(pipeline.drop_staging(run.warehouse, run.request(date)))
+
+
+@command("show")
+def show(
+    run: Run,
+    date: Day,
+    table: Annotated[Shown, typer.Option(help="Which table.")] = Shown.production,
+    as_of: Annotated[
+        str | None, typer.Option(metavar="TIMESTAMP", help="As it was then, ISO 8601; UTC unless it says otherwise.")
+    ] = None,
+) -> None:
+    """Show the session's rows, today's or those of an earlier time.
+
+    Example: `maang show --date 2025-10-14 --table cumulative --json`
+    """
+    from maang_cli import pipeline
+
+    run.finish(pipeline.show(run.warehouse, run.request(date), table.value, _instant(as_of)))
+
+
+@command("run-day")
+def run_day(run: Run, date: Day) -> None:
+    """The whole day in one process: init-tables, ingest, check, promote, cumulate, drop-staging.
+
+    Example: `maang run-day --date 2025-10-14 --source sample`
+    """
+    from maang_cli import pipeline
+
+    run.finish(pipeline.run_day(run.source, run.warehouse, run.request(date), run.narrator.step))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"maang {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def callback(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Daily stock bars in your own lakehouse: fetched, audited, published atomically.
+
+    Example: `maang run-day --date 2025-10-14 --source sample`
+    """
+
+
+def _date(text: str) -> date:
+    with contextlib.suppress(ValueError):
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            return date.fromisoformat(text)
+    raise SettingsError(f"{text[:40]!r} is no date", hint="give --date as YYYY-MM-DD, such as 2025-10-14")
+
+
+def _instant(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise SettingsError(
+            f"{text[:40]!r} is no timestamp", hint="give --as-of as ISO 8601, such as 2025-10-15T06:00:00-04:00"
+        ) from exc
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _log_to_stderr(*, verbose: bool, quiet: bool) -> None:
+    """What the parts log goes to stderr: waits and retries always but when quiet, everything when verbose."""
+    import logging
+
+    log = logging.getLogger("maang")
+    log.handlers.clear()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s" if verbose else "%(message)s", "%H:%M:%S"))
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise _Terminated
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (see `errors.ExitCode`). A bug raises."""
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = _call(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Nobody reads the result any more; the work itself is done. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _call(argv: Sequence[str] | None) -> int:
+    try:
+        app(args=list(argv) if argv is not None else None, prog_name="maang")
+    except MaangError as exc:
+        from maang_cli import render
+
+        render.error(exc.message, exc.hint)
+        return exc.exit_code
+    except _Terminated:
+        return _stopped("terminated", ExitCode.TERMINATED)
+    except SystemExit as exc:
+        if isinstance(exc.__context__, BrokenPipeError):
+            raise BrokenPipeError from exc
+        if exc.code == ExitCode.INTERRUPTED:
+            return _stopped("interrupted", ExitCode.INTERRUPTED)
+        return exc.code if isinstance(exc.code, int) else ExitCode.DONE
+    return ExitCode.DONE
+
+
+def _stopped(how: str, code: ExitCode) -> int:
+    from maang_cli import render
+
+    render.error(f"{how}; what was published stays whole", "run the same command again to finish")
+    return code

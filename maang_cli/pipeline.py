@@ -1,0 +1,299 @@
+"""The steps from a source to the tables. They return results and never print; every step takes a list of sessions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from maang_cli import checks, sessions as calendar, sql
+from maang_cli.errors import GateRefused, OutOfOrder, WarehouseFailed
+from maang_cli.tables import CUMULATIVE, PRODUCTION, Table, staging
+from maang_cli.warehouses.base import Forbidden, Query, Read, Replaced, TableMissing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+    from datetime import date, datetime
+
+    import pyarrow as pa
+
+    from maang_cli.checks import AllowMissing, Audit
+    from maang_cli.sources.base import Source
+    from maang_cli.warehouses.base import Warehouse
+
+SCHEMA = "schema"
+PARTS = (SCHEMA, "staging", "production", "cumulative")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: these tickers on these sessions."""
+
+    tickers: tuple[str, ...]
+    sessions: tuple[date, ...]
+    """In order, at least one but for `init_tables`."""
+    allow_missing: AllowMissing = checks.AllowMissing()
+
+    @property
+    def staging(self) -> Table:
+        return staging(self.tickers, self.sessions)
+
+
+@dataclass(frozen=True)
+class Initialized:
+    """Full names of what was created, and of what was there."""
+
+    created: tuple[str, ...]
+    present: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ingested:
+    rows: int
+    source: str
+    made_up: bool
+    staging: str
+
+
+@dataclass(frozen=True)
+class Published:
+    replaced: Replaced
+    absent: tuple[checks.FailingRow, ...]
+    """Tickers without a bar that --allow-missing lets go."""
+
+
+@dataclass(frozen=True)
+class Cumulated:
+    replaced: Replaced
+    holes: tuple[tuple[date, int], ...]
+    """Sessions of the windows that production lacks, with how many of the tickers asked for it holds there."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    staging: str
+    dropped: bool
+
+
+@dataclass(frozen=True)
+class DayRun:
+    """What `run_day` did, step by step."""
+
+    ingested: Ingested
+    audit: Audit
+    published: Published
+    cumulated: Cumulated
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one table, as `show` found them."""
+
+    table: str
+    rows: pa.Table
+
+
+def init_tables(warehouse: Warehouse, request: Request, only: Sequence[str] = PARTS) -> Initialized:
+    """Create what is missing; staging only where sessions are asked for. Safe to repeat.
+
+    Raises:
+        TableMismatch: a table is there with other columns.
+    """
+    tables = {"production": PRODUCTION, "cumulative": CUMULATIVE}
+    if request.sessions:
+        tables["staging"] = request.staging
+    done: dict[bool, list[str]] = {True: [], False: []}
+    for part in PARTS:
+        if part == SCHEMA and part in only:
+            done[warehouse.create_schema()].append("the schema")
+        elif part in only and part in tables:
+            done[warehouse.create(tables[part])].append(warehouse.full_name(tables[part]))
+    return Initialized(created=tuple(done[True]), present=tuple(done[False]))
+
+
+def ingest(source: Source, warehouse: Warehouse, request: Request) -> Ingested:
+    """The bars that the source has, into the request's staging table, in the place of what was there."""
+    rows = source.bars(request.tickers, request.sessions)
+    warehouse.stage(request.staging, rows)
+    return Ingested(rows.num_rows, source.name, source.made_up, warehouse.full_name(request.staging))
+
+
+def check(warehouse: Warehouse, request: Request) -> Audit:
+    """The gate's report on staging, every check in it; passed or not.
+
+    Raises:
+        OutOfOrder: staging is not there.
+    """
+    try:
+        rows = warehouse.query(_on_staging(request, checks.report_sql))
+    except TableMissing as exc:
+        raise _ingest_first(warehouse, request) from exc
+    return checks.audit_of(request.sessions, warehouse.full_name(request.staging), rows.to_pylist())
+
+
+def promote(warehouse: Warehouse, request: Request) -> Published:
+    """Audit staging, and publish the audited rows in one commit.
+
+    Raises:
+        GateRefused: a check failed; production is as it was, staging is kept, and the error carries the audit.
+        OutOfOrder: staging, or production, is not there.
+    """
+    audit = check(warehouse, request)
+    if not audit.passed:
+        raise refusal(audit)
+    query = Query(sql.text("publish"), {"staging": Read(request.staging)})
+    unless = _on_staging(request, checks.forbidden_sql)
+    try:
+        replaced = warehouse.replace(PRODUCTION, query, request.tickers, request.sessions, unless)
+    except Forbidden as exc:
+        # Staging changed between the report and the publishing, which audits for itself.
+        audit = check(warehouse, request)
+        if not audit.passed:
+            raise refusal(audit) from exc
+        raise WarehouseFailed(
+            f"{audit.staging} was changed while it was being published; nothing was published",
+            hint="let one run end before the next begins, then run the same command again",
+        ) from exc
+    except TableMissing as exc:
+        if exc.table == request.staging:
+            raise WarehouseFailed(
+                f"{audit.staging} was dropped while it was being published; nothing was published",
+                hint="let one run end before the next begins, then run the same command again",
+            ) from exc
+        raise _missing(warehouse, request, exc) from exc
+    return Published(replaced, audit.absent)
+
+
+def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
+    """Refresh the windows that hold the request's sessions, in one commit: theirs and those of the next 6 sessions in production.
+
+    Raises:
+        OutOfOrder: production holds none of these tickers on these sessions, or a table is not there.
+    """
+    targets = tuple(sorted({day for session in request.sessions for day in calendar.touched(session)}))
+    first, last = calendar.window(targets[0])[0], targets[-1]
+    days = calendar.between(first, last)
+    read = {"production": Read(PRODUCTION, (first, last))}
+    literals = {
+        "tickers": sql.rows(map(sql.string, request.tickers)),
+        "first": sql.day(first),
+        "last": sql.day(last),
+    }
+    windows = sql.text(
+        "windows",
+        calendar=", ".join(f"({sql.day(day)}, {number})" for number, day in enumerate(days)),
+        targets=", ".join(map(sql.day, targets)),
+        **literals,
+    )
+    try:
+        held = {
+            row["date"]: row["tickers"]
+            for row in warehouse.query(Query(sql.text("coverage", **literals), read)).to_pylist()
+        }
+        if not any(day in held for day in targets) and request.allow_missing == checks.AllowMissing():
+            raise OutOfOrder(
+                f"{warehouse.full_name(PRODUCTION)} holds none of these tickers on {_days(request)}",
+                hint=f"publish them first: maang run-day --date {request.sessions[0]}{{flags}}",
+            )
+        replaced = warehouse.replace(CUMULATIVE, Query(windows, read), request.tickers, targets)
+    except TableMissing as exc:
+        raise _missing(warehouse, request, exc) from exc
+    needed = sorted({day for target in targets if target in held for day in calendar.window(target)})
+    holes = tuple((day, held.get(day, 0)) for day in needed if held.get(day, 0) < len(request.tickers))
+    return Cumulated(replaced, holes)
+
+
+def drop_staging(warehouse: Warehouse, request: Request) -> Dropped:
+    """Drop the request's staging table; no error when it is not there."""
+    return Dropped(warehouse.full_name(request.staging), warehouse.drop(request.staging))
+
+
+def run_day(
+    source: Source,
+    warehouse: Warehouse,
+    request: Request,
+    step: Callable[[str], AbstractContextManager[Callable[[object], None]]],
+) -> DayRun:
+    """All the steps, in one process. `step(name)` surrounds each one, and is given its result.
+
+    Raises:
+        GateRefused: as `promote`; the steps before it are done.
+    """
+    with step("init-tables") as done:
+        done(init_tables(warehouse, request, only=(SCHEMA, "production", "cumulative")))
+    with step("ingest") as done:
+        ingested = ingest(source, warehouse, request)
+        done(ingested)
+    with step("check") as done:
+        audit = check(warehouse, request)
+        done(audit)
+    if not audit.passed:
+        raise refusal(audit)
+    with step("promote") as done:
+        published = promote(warehouse, request)
+        done(published)
+    with step("cumulate") as done:
+        cumulated = cumulate(warehouse, request)
+        done(cumulated)
+    with step("drop-staging") as done:
+        done(drop_staging(warehouse, request))
+    return DayRun(ingested, audit, published, cumulated)
+
+
+def show(
+    warehouse: Warehouse, request: Request, part: str = "production", as_of: datetime | None = None
+) -> Rows:
+    """The request's rows in one of the tables, by date and ticker; staging's whatever ticker and date they are of.
+
+    Raises:
+        OutOfOrder: the table is not there.
+        SettingsError: the table's history does not reach back to `as_of`.
+    """
+    table = {"production": PRODUCTION, "cumulative": CUMULATIVE, "staging": request.staging}[part]
+    tickers = ", ".join(map(sql.string, request.tickers))
+    which = f"date IN ({', '.join(map(sql.day, request.sessions))}) AND ticker IN ({tickers})"
+    whole = part == "staging"
+    text = sql.text(
+        "show", columns=", ".join(column.name for column in table.columns), which="TRUE" if whole else which
+    )
+    bounds = None if whole else (request.sessions[0], request.sessions[-1])
+    try:
+        return Rows(warehouse.full_name(table), warehouse.query(Query(text, {"table": Read(table, bounds, as_of)})))
+    except TableMissing as exc:
+        raise _missing(warehouse, request, exc) from exc
+
+
+def refusal(audit: Audit) -> GateRefused:
+    names = ", ".join(result.check.name for result in audit.failed)
+    return GateRefused(
+        f"the gate refused {_span(audit.sessions)}: {names}; nothing was published, the rows are kept in {audit.staging}",
+        hint=f"see them: maang show --table staging --date {audit.sessions[0]}{{flags}}; a re-run fetches them anew",
+        audit=audit,
+    )
+
+
+def _on_staging(request: Request, text: Callable[[Sequence[str], Sequence[date], AllowMissing], str]) -> Query:
+    return Query(
+        text(request.tickers, request.sessions, request.allow_missing), {"staging": Read(request.staging)}
+    )
+
+
+def _missing(warehouse: Warehouse, request: Request, exc: TableMissing) -> OutOfOrder:
+    if exc.table == request.staging:
+        return _ingest_first(warehouse, request)
+    return OutOfOrder(f"there is no table {warehouse.full_name(exc.table)}", hint="create it: maang init-tables{flags}")
+
+
+def _ingest_first(warehouse: Warehouse, request: Request) -> OutOfOrder:
+    return OutOfOrder(
+        f"nothing is staged for {_days(request)} and these tickers: there is no {warehouse.full_name(request.staging)}",
+        hint=f"fetch them first: maang ingest --date {request.sessions[0]}{{flags}}",
+    )
+
+
+def _days(request: Request) -> str:
+    return _span(request.sessions)
+
+
+def _span(sessions: Sequence[date]) -> str:
+    return str(sessions[0]) if len(sessions) == 1 else f"{sessions[0]} to {sessions[-1]}"

@@ -1,0 +1,72 @@
+"""Made-up bars: deterministic, plausible, for any ticker on any session. No key, no network.
+
+A price is a base that the ticker's hash picks, moved by value noise (Perlin's lattice noise in one dimension: hashed knots, joined
+by straight lines) over several time scales. Whole numbers throughout, so that every machine makes the same bars.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import date, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from maang_cli import sessions as calendar
+from maang_cli.tables import STAGED_COLUMNS, arrow_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SCALES = ((512, 4000), (96, 1600), (20, 700), (5, 250), (1, 90))
+"""Days between knots, and how far a knot may lie from the base, in basis points: 66 % in all, so no price gets below a third."""
+
+
+def _draw(below: int, *seed: object) -> int:
+    """A whole number from 0 to `below` - 1 that depends on the seed alone."""
+    digest = hashlib.sha256("|".join(map(str, seed)).encode()).digest()
+    return int.from_bytes(digest[:8]) % below
+
+
+def _close(ticker: str, day: date) -> int:
+    """The close in cents."""
+    base = 2_000 + _draw(48_000, ticker, "base")
+    moved = 10_000
+    for days, reach in _SCALES:
+        knot, into = divmod(day.toordinal(), days)
+        left, right = (_draw(2 * reach + 1, ticker, days, knot + step) - reach for step in (0, 1))
+        moved += (left * (days - into) + right * into) // days
+    return base * moved // 10_000
+
+
+def _bar(ticker: str, session: date) -> dict[str, object]:
+    yesterday = session - timedelta(days=1)
+    while not calendar.is_session(yesterday):
+        yesterday -= timedelta(days=1)
+    close = _close(ticker, session)
+    opened = _close(ticker, yesterday) * (10_000 + _draw(101, ticker, session, "gap") - 50) // 10_000
+    high = max(opened, close) * (10_000 + _draw(120, ticker, session, "high")) // 10_000
+    low = min(opened, close) * (10_000 - _draw(120, ticker, session, "low")) // 10_000
+    usual = 1_000_000 + _draw(49_000_000, ticker, "volume")
+    volume = usual * (70 + _draw(61, ticker, session, "volume")) // 100
+    prices = {"open": opened, "high": high, "low": low, "close": close, "vwap": (high + low + close) // 3}
+    return {
+        "ticker": ticker,
+        "date": session,
+        **{name: Decimal(cents).scaleb(-2) for name, cents in prices.items()},
+        "volume": Decimal(volume),
+        "transactions": Decimal(volume // (60 + _draw(41, ticker, session, "size"))),
+    }
+
+
+class SampleSource:
+    name = "sample"
+    made_up = True
+
+    def bars(self, tickers: Sequence[str], sessions: Sequence[date]) -> pa.Table:
+        rows = [_bar(ticker, session) for session in sessions for ticker in tickers]
+        return pa.Table.from_pylist(rows, schema=arrow_schema(STAGED_COLUMNS))
+
+    def close(self) -> None:
+        """Nothing is held."""

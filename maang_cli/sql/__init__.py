@@ -1,0 +1,50 @@
+"""The transforms, one file each, in the SQL that DuckDB and Databricks share.
+
+`{name}` in a text is a hole: literals are filled in here, table names by the warehouse that runs it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import date
+
+
+@cache
+def _read(name: str) -> str:
+    return files(__name__).joinpath(f"{name}.sql").read_text("utf-8")
+
+
+def text(name: str, **literals: str) -> str:
+    """The text of `sql/<name>.sql` with its literals filled in; holes for tables stay."""
+    return fill(_read(name), literals)
+
+
+def fill(template: str, values: dict[str, str]) -> str:
+    """`template` with each `{name}` replaced by its value; braces inside values are left alone."""
+    parts = template.split("{")
+    filled = [parts[0]]
+    for part in parts[1:]:
+        name, _, rest = part.partition("}")
+        filled.append(values[name] + rest if name in values else "{" + part)
+    return "".join(filled)
+
+
+def string(value: str) -> str:
+    """A string literal. Backslashes are refused: the two engines read them differently."""
+    if "\\" in value:
+        raise ValueError("a backslash in a SQL literal")
+    return "'" + value.replace("'", "''") + "'"
+
+
+def day(value: date) -> str:
+    return f"DATE '{value}'"
+
+
+def rows(values: Iterable[str]) -> str:
+    """The body of a one-column VALUES."""
+    return ", ".join(f"({value})" for value in values)

@@ -1,0 +1,13 @@
+-- Every failing row of every check; `allowed` marks what --allow-missing lets go.
+WITH asked AS (
+  SELECT ticker FROM (VALUES {tickers}) AS a(ticker)
+), sessions AS (
+  SELECT date FROM (VALUES {sessions}) AS s(date)
+), may_miss AS (
+  SELECT ticker FROM (VALUES {may_miss}) AS m(ticker)
+), staged AS (
+  SELECT * FROM {staging}
+), failures AS (
+{checks}
+)
+SELECT check_name, ticker, date, found, allowed FROM failures

@@ -1,0 +1,27 @@
+-- The 7-session windows that end on the sessions asked for.
+-- A window is a range of session numbers, not the last 7 rows: a hole in production makes it shorter.
+-- The mean of up to 7 whole numbers never ties at its third decimal (that takes a divisor of 8), nor does a standard deviation of
+-- up to 7 cents values at its fifth, so the casts round the same way in every engine.
+WITH calendar AS (
+  SELECT date, session_number FROM (VALUES {calendar}) AS c(date, session_number)
+), bars AS (
+  SELECT p.ticker, p.date, p.open, p.high, p.low, p.close, p.volume, c.session_number
+  FROM {production} AS p
+  JOIN calendar AS c ON c.date = p.date
+  WHERE p.date BETWEEN {first} AND {last}
+    AND p.ticker IN (SELECT ticker FROM (VALUES {tickers}) AS a(ticker))
+), windows AS (
+  SELECT
+    ticker,
+    date,
+    array_agg(open) OVER w AS last_7_days_open,
+    array_agg(high) OVER w AS last_7_days_high,
+    array_agg(low) OVER w AS last_7_days_low,
+    array_agg(close) OVER w AS last_7_days_close,
+    array_agg(volume) OVER w AS last_7_days_volume,
+    CAST(avg(volume) OVER w AS DECIMAL(15,2)) AS avg_7_day_volume,
+    TRY_CAST(stddev_samp(close) OVER w AS DECIMAL(10,4)) AS volatility_7_day
+  FROM bars
+  WINDOW w AS (PARTITION BY ticker ORDER BY session_number RANGE BETWEEN 6 PRECEDING AND CURRENT ROW)
+)
+SELECT * FROM windows WHERE date IN ({targets})

@@ -1,0 +1,275 @@
+"""The embedded warehouse: DuckDB reads, PyIceberg writes, Iceberg tables in a folder. Nothing to install or start."""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyiceberg import types
+from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, GreaterThanOrEqual, In, LessThanOrEqual
+
+from maang_cli import sql
+from maang_cli.errors import CommitLost, SettingsError, TableMismatch
+from maang_cli.tables import Table, arrow_schema, differences
+from maang_cli.warehouses.base import Forbidden, Query, Replaced, TableMissing
+from maang_cli.warehouses.iceberg import Overtaken, Store, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    import uuid
+    from pathlib import Path
+
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import Table as IcebergTable
+
+    from maang_cli.warehouses.base import Read
+
+log = logging.getLogger("maang")
+
+EPOCH = date(1970, 1, 1)
+ATTEMPTS = 10
+"""How often a commit is computed anew when a writer that doesn't hold our lock (Spark, say) is faster."""
+
+
+class LocalWarehouse:
+    """The tables of one schema under `home`; see `iceberg.Store` for the layout."""
+
+    def __init__(self, home: Path, schema: str, keep_snapshots: int) -> None:
+        self._store = Store(home / "warehouse", schema, keep_snapshots)
+        # No extension may be fetched: DuckDB would otherwise look for one on the network.
+        self._duckdb = duckdb.connect(config={"autoinstall_known_extensions": "false", "TimeZone": "UTC"})
+
+    def full_name(self, table: Table) -> str:
+        return f"{self._store.schema}.{table.name}"
+
+    def create_schema(self) -> bool:
+        return self._store.create_schema()
+
+    def create(self, table: Table) -> bool:
+        if (found := self._store.load(table.name)) is not None:
+            self._must_fit(table, found)
+            return False
+        with self._store.writing(table.name):
+            if self._store.load(table.name) is not None:  # another run was faster
+                return False
+            self._store.create_schema()
+            self._store.creation(table).commit_transaction()
+        return True
+
+    def stage(self, table: Table, rows: pa.Table) -> None:
+        with self._store.writing(table.name) as writer:
+            target = self._store.load(table.name)
+            if target is not None and _mismatch(table, target):
+                self._store.remove(table.name)  # left by another version; staging is ours alone
+                target = None
+            if target is None:
+                self._store.create_schema()
+                self._store.commit(self._store.creation(table), [], rows, writer)
+            else:
+                old = [task.file for task in target.scan().plan_files()]
+                self._store.commit(target.transaction(), old, rows, writer)
+        log.debug("staged %d rows in %s", rows.num_rows, self.full_name(table))
+
+    def query(self, query: Query) -> pa.Table:
+        with translated(self._store.root):
+            holes = {hole: self._relation(hole, self._rows(read)) for hole, read in query.reads.items()}
+            return self._run(query, holes)
+
+    def replace(
+        self, table: Table, query: Query, tickers: Sequence[str], sessions: Sequence[date], unless: Query | None = None
+    ) -> Replaced:
+        for _ in range(ATTEMPTS):
+            try:
+                with self._store.writing(table.name) as writer:
+                    # The target first: what is read after it is at least as new, so a stale result can't pass for a fresh one.
+                    target = self._must(table)
+                    inputs = dict(query.reads) | (dict(unless.reads) if unless else {})
+                    holes = {hole: self._relation(hole, self._rows(read)) for hole, read in inputs.items()}
+                    if unless is not None and self._run(unless, holes).num_rows:
+                        raise Forbidden
+                    new = self._run(query, holes).cast(_fields(table, table.values))
+                    return self._publish(table, target, new, tickers, sessions, writer)
+            except Overtaken:
+                log.warning("%s was changed by another writer; computing it anew", self.full_name(table))
+        raise CommitLost(
+            f"{self.full_name(table)} was changed by other writers {ATTEMPTS} times in a row",
+            hint="run the same command again when they are done",
+        )
+
+    def drop(self, table: Table) -> bool:
+        if self._store.load(table.name) is None:
+            return False
+        with self._store.writing(table.name):
+            return self._store.remove(table.name)
+
+    def close(self) -> None:
+        self._duckdb.close()
+        self._store.close()
+
+    def _must(self, table: Table) -> IcebergTable:
+        found = self._store.load(table.name)
+        if found is None:
+            raise TableMissing(table)
+        self._must_fit(table, found)
+        return found
+
+    def _must_fit(self, table: Table, found: IcebergTable) -> None:
+        if lines := _mismatch(table, found):
+            raise TableMismatch(
+                f"{self.full_name(table)} is not as this version writes it: {'; '.join(lines)}",
+                hint="alter the table to match, or give --schema a new name",
+            )
+
+    def _run(self, query: Query, holes: dict[str, str]) -> pa.Table:
+        started = time.monotonic()
+        result = self._duckdb.sql(sql.fill(query.text, holes)).to_arrow_table()
+        log.debug("query on %s: %d rows, %.3f s", ", ".join(holes), result.num_rows, time.monotonic() - started)
+        return result
+
+    def _relation(self, hole: str, rows: pa.Table) -> str:
+        """The name under which DuckDB knows `rows`."""
+        name = f"maang_{hole}"
+        self._duckdb.register(name, rows)
+        return name
+
+    def _rows(self, read: Read) -> pa.Table:
+        table = self._must(read.table) if read.table.partitioned else self._store.load(read.table.name)
+        if table is None:
+            raise TableMissing(read.table)
+        which: BooleanExpression = AlwaysTrue()
+        if read.sessions is not None:
+            first, last = (day.isoformat() for day in read.sessions)
+            which = And(GreaterThanOrEqual("date", first), LessThanOrEqual("date", last))
+        return table.scan(which, snapshot_id=self._snapshot(read, table)).to_arrow()
+
+    def _snapshot(self, read: Read, table: IcebergTable) -> int | None:
+        if read.as_of is None:
+            return None
+        snapshot = table.snapshot_as_of_timestamp(int(read.as_of.timestamp() * 1000))
+        if snapshot is not None:
+            return snapshot.snapshot_id
+        kept = [entry.timestamp_ms for entry in table.history()]
+        since = f"{datetime.fromtimestamp(min(kept) / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}" if kept else "nothing yet"
+        raise SettingsError(
+            f"{self.full_name(read.table)} has no history as of {read.as_of.isoformat()}",
+            hint=f"its oldest snapshot is of {since}; give --as-of a later time",
+        )
+
+    def _publish(
+        self,
+        table: Table,
+        target: IcebergTable,
+        new: pa.Table,
+        tickers: Sequence[str],
+        sessions: Sequence[date],
+        writer: uuid.UUID,
+    ) -> Replaced:
+        scan = target.scan(In("date", [day.isoformat() for day in sessions]))
+        old = scan.to_arrow()
+        merged = self._merge(table, old, new, tickers)
+        counts = _count(merged["outcome"])
+        replaced = Replaced(
+            self.full_name(table),
+            inserted=counts.get("inserted", 0),
+            updated=counts.get("updated", 0),
+            deleted=counts.get("deleted", 0),
+            unchanged=counts.get("unchanged", 0),
+        )
+        if not replaced.changed:
+            return replaced
+        stays = pc.is_in(merged["outcome"], pa.array(["unchanged", "carried"]))
+        days = set(merged.filter(pc.invert(stays))["date"].to_pylist())
+        rows = merged.filter(pc.and_(pc.is_in(merged["date"], pa.array(sorted(days), pa.date32())), _alive(merged)))
+        rows = rows.select(old.column_names).cast(old.schema)
+        old_files = [task.file for task in scan.plan_files() if _day_of(task.file) in days]
+        self._store.commit(target.transaction(), old_files, rows, writer)
+        return replaced
+
+    def _merge(self, table: Table, old: pa.Table, new: pa.Table, tickers: Sequence[str]) -> pa.Table:
+        """Old and new rows side by side, as `old`'s columns and an `outcome`.
+
+        inserted, updated, unchanged: a row of `new`, with the stamp that it keeps or gets; deleted: asked for and not in `new`, or a
+        second copy; carried: a row of another ticker.
+        """
+        now = f"TIMESTAMPTZ '{datetime.now(UTC).isoformat()}'"
+        differs = " OR ".join(f"n.{name} IS DISTINCT FROM o.{name}" for name in table.values)
+        fate = f"CASE WHEN o.ticker IS NULL THEN 'inserted' WHEN {differs} THEN 'updated' ELSE 'unchanged' END"
+        quoted = [_quote(name) for name in old.column_names]
+        columns = ", ".join(
+            f"CASE WHEN o.ticker IS NULL OR {differs} THEN {now} ELSE o.{name} END AS {name}"
+            if name == table.stamp
+            else f"{'n' if name in table.values else 'o'}.{quoted[i]} AS {quoted[i]}"
+            for i, name in enumerate(old.column_names)
+        )
+        text = f"""
+WITH asked AS (SELECT ticker FROM (VALUES {sql.rows(map(sql.string, tickers))}) AS a(ticker)),
+old AS (
+  SELECT *, row_number() OVER (PARTITION BY ticker, date ORDER BY {table.stamp}) AS copy FROM {{old}}
+)
+SELECT {columns}, {fate} AS outcome
+FROM {{new}} AS n LEFT JOIN old AS o ON o.ticker = n.ticker AND o.date = n.date AND o.copy = 1
+UNION ALL
+SELECT {", ".join(f"o.{name}" for name in quoted)},
+  CASE WHEN o.ticker IN (SELECT ticker FROM asked) THEN 'deleted' ELSE 'carried' END
+FROM old AS o LEFT JOIN {{new}} AS n ON o.ticker = n.ticker AND o.date = n.date
+WHERE n.ticker IS NULL OR o.copy > 1
+ORDER BY ticker"""
+        holes = {"old": self._relation("old", old), "new": self._relation("new", new)}
+        return self._run(Query(text), holes)
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _fields(table: Table, names: Sequence[str]) -> pa.Schema:
+    return arrow_schema([column for column in table.columns if column.name in names])
+
+
+def _count(outcomes: pa.ChunkedArray) -> Mapping[str, int]:
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(outcomes).to_pylist()}
+
+
+def _alive(merged: pa.Table) -> pa.Array:
+    return pc.not_equal(merged["outcome"], "deleted")
+
+
+def _day_of(file: DataFile) -> date:
+    """The partition that a data file belongs to, which Iceberg keeps as days since 1970."""
+    return EPOCH + timedelta(days=file.partition[0])
+
+
+def _sql_type(kind: types.IcebergType) -> str:
+    """An Iceberg type as `tables.Column` spells it."""
+    if isinstance(kind, types.ListType):
+        return f"ARRAY<{_sql_type(kind.element_type)}>"
+    if isinstance(kind, types.DecimalType):
+        return f"DECIMAL({kind.precision},{kind.scale})"
+    names: dict[type, str] = {
+        types.StringType: "STRING",
+        types.DateType: "DATE",
+        types.IntegerType: "INTEGER",
+        types.LongType: "BIGINT",
+        types.TimestamptzType: "TIMESTAMP",
+    }
+    return names.get(type(kind), str(kind).upper())
+
+
+def _mismatch(table: Table, found: IcebergTable) -> list[str]:
+    """What keeps `found` from being written as `table`."""
+    fields = found.schema().fields
+    lines = differences(
+        table,
+        {field.name: _sql_type(field.field_type) for field in fields},
+        required=[field.name for field in fields if field.required],
+    )
+    source = found.schema().find_field("date").field_id if not lines else None
+    spec = [(field.source_id, str(field.transform)) for field in found.spec().fields]
+    if source is not None and spec != ([(source, "identity")] if table.partitioned else []):
+        lines.append(f"it is partitioned by {found.spec().fields or 'nothing'}, date expected")
+    return lines
