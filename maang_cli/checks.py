@@ -1,8 +1,8 @@
 """The gate as data: each check's name, its promise, and the SQL that selects the rows that break it.
 
 A check's SQL reads the relations that `sql/audit.sql` sets up: `asked(ticker)`, `sessions(date)`, `may_miss(ticker)` and
-`staged(..)`. It selects `ticker, date, found, allowed`; a comparison with NULL selects nothing, so that a missing price fails the one
-check that names it.
+`staged(..)`. It selects `ticker, date, found, allowed`; a comparison with NULL selects nothing, so that a missing price fails
+the one check that names it.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ class AllowMissing:
     """0 to 100, of the tickers asked for."""
 
 
+ALL_MUST_BE_THERE = AllowMissing()
+
+
 @dataclass(frozen=True)
 class FailingRow:
     ticker: str | None
@@ -80,9 +83,7 @@ class Audit:
 
 
 _PRICES = ("open", "high", "low", "close")
-_FOUND_PRICES = " || ', ' || ".join(
-    f"'{name} ' || coalesce(CAST({name} AS STRING), 'NULL')" for name in (*_PRICES, "vwap")
-)
+_FOUND_PRICES = " || ', ' || ".join(f"'{name} ' || coalesce(CAST({name} AS STRING), 'NULL')" for name in (*_PRICES, "vwap"))
 _FOUND_NULLS = " || ".join(f"CASE WHEN {name} IS NULL THEN '{name} ' ELSE '' END" for name in _PRICES)
 
 CHECKS = (
@@ -152,12 +153,9 @@ HAVING count(*) > 1""",
 def audit_sql(tickers: Sequence[str], sessions: Sequence[date], allow: AllowMissing) -> str:
     """All checks in one query: a row for each broken promise, as check_name, ticker, date, found, allowed. Empty: all is well."""
     selects = (
-        f"SELECT '{c.name}' AS check_name, ticker, date, found, allowed FROM (\n{c.failing}\n) AS {c.name}"
-        for c in CHECKS
+        f"SELECT '{c.name}' AS check_name, ticker, date, found, allowed FROM (\n{c.failing}\n) AS {c.name}" for c in CHECKS
     )
-    checks = sql.fill(
-        "\nUNION ALL\n".join(selects), {"percent": f"{allow.percent:f}", "asked_count": str(len(tickers))}
-    )
+    checks = sql.fill("\nUNION ALL\n".join(selects), {"percent": f"{allow.percent:f}", "asked_count": str(len(tickers))})
     return sql.text(
         "audit",
         tickers=sql.rows(map(sql.string, tickers)),
@@ -189,8 +187,7 @@ def audit_of(sessions: Sequence[date], staging: str, rows: Iterable[dict[str, ob
         sessions=tuple(sessions),
         staging=staging,
         results=tuple(
-            CheckResult(check, counts.get((check.name, False), 0), tuple(kept.get((check.name, False), ())))
-            for check in CHECKS
+            CheckResult(check, counts.get((check.name, False), 0), tuple(kept.get((check.name, False), ()))) for check in CHECKS
         ),
         absent=tuple(row for check in CHECKS for row in kept.get((check.name, True), ())),
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
@@ -64,15 +64,11 @@ class Options:
     ] = None
     warehouse: Annotated[
         str | None,
-        typer.Option(
-            metavar="local", help="Where the tables live. [env: MAANG_WAREHOUSE]", rich_help_panel=SETTINGS
-        ),
+        typer.Option(metavar="local", help="Where the tables live. [env: MAANG_WAREHOUSE]", rich_help_panel=SETTINGS),
     ] = None
     schema: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="The schema that holds the tables. [env: MAANG_SCHEMA]", rich_help_panel=SETTINGS
-        ),
+        typer.Option(metavar="NAME", help="The schema that holds the tables. [env: MAANG_SCHEMA]", rich_help_panel=SETTINGS),
     ] = None
     allow_missing: Annotated[
         str | None,
@@ -84,18 +80,14 @@ class Options:
     ] = None
     home: Annotated[
         str | None,
-        typer.Option(
-            metavar="DIR", help="The folder of the local warehouse. [env: MAANG_HOME]", rich_help_panel=SETTINGS
-        ),
+        typer.Option(metavar="DIR", help="The folder of the local warehouse. [env: MAANG_HOME]", rich_help_panel=SETTINGS),
     ] = None
     ok_if_no_session: Annotated[
         bool,
         typer.Option("--ok-if-no-session", help="End with 0, not 99, on a day without a session.", rich_help_panel=OUTPUT),
     ] = False
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=OUTPUT)] = False
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No narration, only the result.", rich_help_panel=OUTPUT)
-    ] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No narration, only the result.", rich_help_panel=OUTPUT)] = False
     verbose: Annotated[
         bool,
         typer.Option("--verbose", "-v", help="Say what was asked of whom, and how long it took.", rich_help_panel=OUTPUT),
@@ -158,7 +150,7 @@ class Run:
 
         render.result(value, as_json=self.options.json)
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> Self:
         _log_to_stderr(verbose=self.options.verbose, quiet=self.options.quiet)
         return self
 
@@ -296,7 +288,8 @@ def drop_staging(run: Run, date: Day) -> None:
     """
     from maang_cli import pipeline
 
-    run.finish(pipeline.drop_staging(run.warehouse, run.request(date)))
+    request = run.request(date)
+    run.finish(pipeline.drop_staging(run.warehouse, request))
 
 
 @command("show")
@@ -314,7 +307,8 @@ def show(
     """
     from maang_cli import pipeline
 
-    run.finish(pipeline.show(run.warehouse, run.request(date), table.value, _instant(as_of)))
+    request, instant = run.request(date), _instant(as_of)
+    run.finish(pipeline.show(run.warehouse, request, table.value, instant))
 
 
 @command("run-day")
@@ -325,7 +319,8 @@ def run_day(run: Run, date: Day) -> None:
     """
     from maang_cli import pipeline
 
-    run.finish(pipeline.run_day(run.source, run.warehouse, run.request(date), run.narrator.step))
+    request = run.request(date)
+    run.finish(pipeline.run_day(run.source, run.warehouse, request, run.narrator.step))
 
 
 def _version(wanted: bool) -> None:
@@ -382,7 +377,7 @@ class _Terminated(BaseException):
     """SIGTERM arrived."""
 
 
-def _terminate(signum: int, frame: object) -> None:
+def _terminate(_signum: int, _frame: object) -> None:
     raise _Terminated
 
 

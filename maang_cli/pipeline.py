@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from maang_cli import checks, sessions as calendar, sql
+from maang_cli import checks, sql
+from maang_cli import sessions as calendar
 from maang_cli.errors import GateRefused, OutOfOrder, WarehouseFailed
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Table, staging
 from maang_cli.warehouses.base import Forbidden, Query, Read, Replaced, TableMissing
@@ -32,7 +33,7 @@ class Request:
     tickers: tuple[str, ...]
     sessions: tuple[date, ...]
     """In order, at least one but for `init_tables`."""
-    allow_missing: AllowMissing = checks.AllowMissing()
+    allow_missing: AllowMissing = checks.ALL_MUST_BE_THERE
 
     @property
     def staging(self) -> Table:
@@ -186,11 +187,8 @@ def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
         **literals,
     )
     try:
-        held = {
-            row["date"]: row["tickers"]
-            for row in warehouse.query(Query(sql.text("coverage", **literals), read)).to_pylist()
-        }
-        if not any(day in held for day in targets) and request.allow_missing == checks.AllowMissing():
+        held = {row["date"]: row["tickers"] for row in warehouse.query(Query(sql.text("coverage", **literals), read)).to_pylist()}
+        if not any(day in held for day in targets) and request.allow_missing == checks.ALL_MUST_BE_THERE:
             raise OutOfOrder(
                 f"{warehouse.full_name(PRODUCTION)} holds none of these tickers on {_days(request)}",
                 hint=f"publish them first: maang run-day --date {request.sessions[0]}{{flags}}",
@@ -240,9 +238,7 @@ def run_day(
     return DayRun(ingested, audit, published, cumulated)
 
 
-def show(
-    warehouse: Warehouse, request: Request, part: str = "production", as_of: datetime | None = None
-) -> Rows:
+def show(warehouse: Warehouse, request: Request, part: str = "production", as_of: datetime | None = None) -> Rows:
     """The request's rows in one of the tables, by date and ticker; staging's whatever ticker and date they are of.
 
     Raises:
@@ -253,9 +249,7 @@ def show(
     tickers = ", ".join(map(sql.string, request.tickers))
     which = f"date IN ({', '.join(map(sql.day, request.sessions))}) AND ticker IN ({tickers})"
     whole = part == "staging"
-    text = sql.text(
-        "show", columns=", ".join(column.name for column in table.columns), which="TRUE" if whole else which
-    )
+    text = sql.text("show", columns=", ".join(column.name for column in table.columns), which="TRUE" if whole else which)
     bounds = None if whole else (request.sessions[0], request.sessions[-1])
     try:
         return Rows(warehouse.full_name(table), warehouse.query(Query(text, {"table": Read(table, bounds, as_of)})))
@@ -273,9 +267,7 @@ def refusal(audit: Audit) -> GateRefused:
 
 
 def _on_staging(request: Request, text: Callable[[Sequence[str], Sequence[date], AllowMissing], str]) -> Query:
-    return Query(
-        text(request.tickers, request.sessions, request.allow_missing), {"staging": Read(request.staging)}
-    )
+    return Query(text(request.tickers, request.sessions, request.allow_missing), {"staging": Read(request.staging)})
 
 
 def _missing(warehouse: Warehouse, request: Request, exc: TableMissing) -> OutOfOrder:

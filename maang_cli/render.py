@@ -18,10 +18,11 @@ from rich.text import Text
 
 from maang_cli.checks import Audit, FailingRow
 from maang_cli.pipeline import Cumulated, DayRun, Dropped, Ingested, Initialized, Published, Rows
-from maang_cli.warehouses.base import Replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from maang_cli.warehouses.base import Replaced
 
 LOG_WIDTH = 120
 """Columns where there is no terminal to ask, as in a task's log."""
@@ -111,7 +112,7 @@ def _(value: Cumulated) -> str:
 
 
 @line.register(Dropped)
-def _(value: Dropped) -> str:
+def _(_value: Dropped) -> str:
     return ""
 
 
@@ -177,11 +178,24 @@ def _(value: DayRun) -> Iterator[str | Table]:
 
 @people.register(Rows)
 def _(value: Rows) -> Iterator[str | Table]:
-    table = _table(*value.rows.column_names)
-    for row in value.rows.to_pylist():
-        table.add_row(*(Text(_cell(cell)) for cell in row.values()))
-    yield table
+    if any(str(kind).startswith("list") for kind in value.rows.schema.types):
+        yield from map(_record, value.rows.to_pylist())
+    else:
+        table = _table(*value.rows.column_names)
+        for row in value.rows.to_pylist():
+            table.add_row(*(Text(_cell(cell)) for cell in row.values()))
+        yield table
     yield f"{value.rows.num_rows} rows of {escape(value.table)}"
+
+
+def _record(row: dict[str, object]) -> Table:
+    """One row, a line for each column: rows with arrays are too wide for one line."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(str(row.pop("ticker")))
+    table.add_column(str(row.pop("date")), overflow="fold")
+    for name, value in row.items():
+        table.add_row(name, Text(_cell(value)))
+    return table
 
 
 def _table(*columns: str) -> Table:
@@ -192,8 +206,22 @@ def _table(*columns: str) -> Table:
 
 
 _NUMBERS = frozenset(
-    "new changed unchanged removed failing open high low close volume vwap transactions avg_7_day_volume "
-    "volatility_7_day".split()
+    [
+        "new",
+        "changed",
+        "unchanged",
+        "removed",
+        "failing",
+        "open",
+        "high",
+        "low",
+        "close",
+        "volume",
+        "vwap",
+        "transactions",
+        "avg_7_day_volume",
+        "volatility_7_day",
+    ]
 )
 
 

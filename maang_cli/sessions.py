@@ -1,6 +1,6 @@
 """NYSE sessions as pure functions on New York dates.
 
-The rules are those of the `holidays` library's NYSE calendar; the tests hold it against `exchange_calendars`, day by day from 1990 on.
+The rules are those of the `holidays` library's NYSE calendar; the tests hold it to `exchange_calendars`, day by day from 1990.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _closures() -> dict[date, str]:
     # Imported here: the library takes a third of a second, and `maang --help` needs no calendar.
     from holidays.financial.ny_stock_exchange import NewYorkStockExchange
 
-    return NewYorkStockExchange()
+    return NewYorkStockExchange()  # type: ignore[no-untyped-call]
 
 
 def why_closed(day: date) -> str | None:
@@ -85,9 +85,7 @@ def require(day: date, now: datetime) -> date:
             f"{day} is in the future: in New York it is {here.date()}", hint="give --date a session that has ended"
         )
     if day < FIRST_DATE:
-        raise SettingsError(
-            f"{day} is before {FIRST_DATE}, where the NYSE calendar begins", hint="give --date a later session"
-        )
+        raise SettingsError(f"{day} is before {FIRST_DATE}, where the NYSE calendar begins", hint="give --date a later session")
     if reason := why_closed(day):
         last = next(_walk(day - timedelta(days=1), -1))
         raise NoSession(
@@ -102,8 +100,3 @@ def require(day: date, now: datetime) -> date:
 def settled(session: date) -> str:
     """When a session's bars are there for every plan, as a person reads it."""
     return f"{session + timedelta(days=1)} {SETTLED:%H:%M} New York"
-
-
-def is_fresh(session: date, now: datetime) -> bool:
-    """Whether `now` is before the morning after `session`, so that missing bars may still come."""
-    return now < datetime.combine(session + timedelta(days=1), SETTLED, tzinfo=NEW_YORK)

@@ -140,9 +140,7 @@ def parse_tickers(text: str) -> tuple[str, ...]:
 
 
 def _wrong_tickers(message: str) -> NoReturn:
-    raise SettingsError(
-        message, hint="give --tickers or MAANG_TICKERS a list such as META,BRK.A (case matters), or @FILE"
-    )
+    raise SettingsError(message, hint="give --tickers or MAANG_TICKERS a list such as META,BRK.A (case matters), or @FILE")
 
 
 def parse_allow_missing(text: str) -> AllowMissing:
@@ -161,9 +159,7 @@ def parse_allow_missing(text: str) -> AllowMissing:
         if not 0 <= percent <= 100:
             raise InvalidOperation
     except InvalidOperation as exc:
-        raise SettingsError(
-            f"{text!r} is no share of the tickers", hint="give --allow-missing tickers, or 0% to 100%"
-        ) from exc
+        raise SettingsError(f"{text!r} is no share of the tickers", hint="give --allow-missing tickers, or 0% to 100%") from exc
     return AllowMissing(percent=percent)
 
 

@@ -1,6 +1,6 @@
 """The three tables as data: column, type, unit, meaning. Arrow and Iceberg schemas and SQL casts derive from it.
 
-Types are those of the Iceberg specification (https://iceberg.apache.org/spec/#schemas-and-data-types), written as SQL spells them.
+Types are those of the Iceberg specification (https://iceberg.apache.org/spec/#schemas-and-data-types), as SQL spells them.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def _polygon(settings: Settings) -> Source:
     return polygon.open_source(settings)
 
 
-def _sample(settings: Settings) -> Source:
+def _sample(_settings: Settings) -> Source:
     from maang_cli.sources import sample
 
     return sample.SampleSource()

@@ -19,8 +19,9 @@ class Source(Protocol):
     def bars(self, tickers: Sequence[str], sessions: Sequence[date]) -> pa.Table:
         """The bars of these tickers on these sessions, as traded, in staging's columns (`tables.STAGED_COLUMNS`), in no order.
 
-        A ticker without a bar is absent, a value the source does not give is NULL, and `date` is what the source says it is: whether
-        that will do is the gate's to say. Rows of other tickers are left out. Prices are rounded half up to cents, volumes to whole shares.
+        A ticker without a bar is absent, a value the source does not give is NULL, and `date` is what the source says it is:
+        whether that will do is the gate's to say. Rows of other tickers are left out. Prices are rounded half up to cents,
+        volumes to whole shares.
 
         Raises:
             SourceDenied: the key or the plan does not allow it (2).

@@ -108,16 +108,12 @@ class _Transport:
         failure = state.outcome.exception() if state.outcome else None
         log.warning("%s: %s; trying again in %.0f s", self._where, failure, state.upcoming_sleep)
 
-    def _once(
-        self, method: str, url: str, fields: dict[str, str] | None, headers: dict[str, str], deadline: float
-    ) -> _Answer:
+    def _once(self, method: str, url: str, fields: dict[str, str] | None, headers: dict[str, str], deadline: float) -> _Answer:
         started = time.monotonic()
         left = max(deadline - started, 0.1)
         timeout = urllib3.Timeout(connect=min(CONNECT_SECONDS, left), read=min(READ_SECONDS, left))
         try:
-            response = self._pool.request(
-                method, url, fields=fields, headers=headers, timeout=timeout, preload_content=False
-            )
+            response = self._pool.request(method, url, fields=fields, headers=headers, timeout=timeout, preload_content=False)
             try:
                 answer = _Answer(response.status, self._body(response, deadline))
             finally:

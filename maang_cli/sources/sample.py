@@ -1,7 +1,7 @@
 """Made-up bars: deterministic, plausible, for any ticker on any session. No key, no network.
 
-A price is a base that the ticker's hash picks, moved by value noise (Perlin's lattice noise in one dimension: hashed knots, joined
-by straight lines) over several time scales. Whole numbers throughout, so that every machine makes the same bars.
+A price is a base that the ticker's hash picks, moved by value noise (lattice noise in one dimension: hashed knots, joined by
+straight lines) over several time scales. Whole numbers throughout, so that every machine makes the same bars.
 """
 
 from __future__ import annotations

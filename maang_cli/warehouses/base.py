@@ -94,9 +94,10 @@ class Warehouse(Protocol):
     ) -> Replaced:
         """Make the query's rows the only rows of these tickers on these sessions, in one commit.
 
-        The query yields the table's `values`, one row a ticker and session. A row whose values are the same keeps its stamp, and
-        where nothing differs nothing is committed. Rows of other tickers and sessions, and a user's extra columns, stay as they are.
-        `unless` is asked about the very rows that the query reads. A commit that another writer overtakes is computed anew.
+        The query yields the table's `values`, one row a ticker and session. A row whose values are the same keeps its stamp,
+        and where nothing differs nothing is committed. Rows of other tickers and sessions, and a user's extra columns, stay as
+        they are. `unless` is asked about the very rows that the query reads. A commit that another writer overtakes is computed
+        anew.
 
         Raises:
             Forbidden: `unless` returned rows.

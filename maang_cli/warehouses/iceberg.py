@@ -57,7 +57,7 @@ LOCK_SECONDS = 120
 
 PROPERTIES = {
     "format-version": "2",
-    # Many days, one small commit each: merge manifests a bin at a time, so that neither their number nor the cost of a merge grows.
+    # Many days, one small commit each: merged a bin at a time, neither the manifests' number nor the cost of a merge grows.
     "commit.manifest-merge.enabled": "true",
     "commit.manifest.min-count-to-merge": "16",
     "commit.manifest.target-size-bytes": "65536",
@@ -134,10 +134,8 @@ class Store:
         place = _location(self._folder(table.name))
         return self.catalog.create_table_transaction((self.schema, table.name), schema, place, spec, properties=PROPERTIES)
 
-    def commit(
-        self, transaction: Transaction, old: Sequence[DataFile], rows: pa.Table, writer: uuid.UUID
-    ) -> None:
-        """Put `rows` in the place of the `old` files: one commit, one snapshot; under `writing`, whose id goes into the files' names.
+    def commit(self, transaction: Transaction, old: Sequence[DataFile], rows: pa.Table, writer: uuid.UUID) -> None:
+        """Put `rows` in the place of the `old` files: one commit, one snapshot; under `writing`, whose id is `writer`.
 
         Raises:
             Overtaken: the table is not what it was when the transaction began.
@@ -184,8 +182,8 @@ class Store:
     def writing(self, name: str) -> Iterator[uuid.UUID]:
         """Be the one writer, and write to one table; yields the id that its new files must carry.
 
-        A writer leaves a note of what it is about. When it is killed, the next one finds the note and removes the files that were never
-        committed; a writer that fails does so itself.
+        A writer leaves a note of what it is about. When it is killed, the next one finds the note and removes the files that were
+        never committed; a writer that fails does so itself.
         """
         with translated(self.root), self._locked():
             writer = uuid.uuid4()
@@ -236,7 +234,7 @@ class Store:
         self._note.unlink(missing_ok=True)
 
     def _sweep_metadata(self, folder: Path, table: IcebergTable, writer: str) -> None:
-        """Metadata files have names of their own: the dead writer's are those that speak of it, or are older than the table's log."""
+        """Metadata files don't carry the writer's id in their names: its own speak of it, or are older than the table's log."""
         known = {Path(entry.metadata_file).name for entry in table.metadata.metadata_log}
         current = Path(table.metadata_location).name
         for path in folder.glob("*.metadata.json"):

@@ -11,7 +11,6 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg import types
-from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, GreaterThanOrEqual, In, LessThanOrEqual
 
 from maang_cli import sql
 from maang_cli.errors import CommitLost, SettingsError, TableMismatch
@@ -20,8 +19,7 @@ from maang_cli.warehouses.base import Forbidden, Query, Replaced, TableMissing
 from maang_cli.warehouses.iceberg import Overtaken, Store, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    import uuid
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pyiceberg.manifest import DataFile
@@ -62,6 +60,15 @@ class LocalWarehouse:
         return True
 
     def stage(self, table: Table, rows: pa.Table) -> None:
+        try:
+            self._stage(table, rows)
+        except Overtaken as exc:
+            raise CommitLost(
+                f"{self.full_name(table)} was changed by another writer", hint="run the same command again when it is done"
+            ) from exc
+        log.debug("staged %d rows in %s", rows.num_rows, self.full_name(table))
+
+    def _stage(self, table: Table, rows: pa.Table) -> None:
         with self._store.writing(table.name) as writer:
             target = self._store.load(table.name)
             if target is not None and _mismatch(table, target):
@@ -73,7 +80,6 @@ class LocalWarehouse:
             else:
                 old = [task.file for task in target.scan().plan_files()]
                 self._store.commit(target.transaction(), old, rows, writer)
-        log.debug("staged %d rows in %s", rows.num_rows, self.full_name(table))
 
     def query(self, query: Query) -> pa.Table:
         with translated(self._store.root):
@@ -93,7 +99,14 @@ class LocalWarehouse:
                     if unless is not None and self._run(unless, holes).num_rows:
                         raise Forbidden
                     new = self._run(query, holes).cast(_fields(table, table.values))
-                    return self._publish(table, target, new, tickers, sessions, writer)
+                    scan = target.scan("date in ({})".format(", ".join(f"'{day}'" for day in sessions)))
+                    old = scan.to_arrow()
+                    merged = self._merge(table, old, new, tickers)
+                    if days := _changed_days(merged):
+                        rows = merged.filter(_published(merged, days)).select(old.column_names).cast(old.schema)
+                        old_files = [task.file for task in scan.plan_files() if _day_of(task.file) in days]
+                        self._store.commit(target.transaction(), old_files, rows, writer)
+                    return self._counts(table, merged)
             except Overtaken:
                 log.warning("%s was changed by another writer; computing it anew", self.full_name(table))
         raise CommitLost(
@@ -141,10 +154,7 @@ class LocalWarehouse:
         table = self._must(read.table) if read.table.partitioned else self._store.load(read.table.name)
         if table is None:
             raise TableMissing(read.table)
-        which: BooleanExpression = AlwaysTrue()
-        if read.sessions is not None:
-            first, last = (day.isoformat() for day in read.sessions)
-            which = And(GreaterThanOrEqual("date", first), LessThanOrEqual("date", last))
+        which = "true" if read.sessions is None else f"date >= '{read.sessions[0]}' and date <= '{read.sessions[1]}'"
         return table.scan(which, snapshot_id=self._snapshot(read, table)).to_arrow()
 
     def _snapshot(self, read: Read, table: IcebergTable) -> int | None:
@@ -160,41 +170,15 @@ class LocalWarehouse:
             hint=f"its oldest snapshot is of {since}; give --as-of a later time",
         )
 
-    def _publish(
-        self,
-        table: Table,
-        target: IcebergTable,
-        new: pa.Table,
-        tickers: Sequence[str],
-        sessions: Sequence[date],
-        writer: uuid.UUID,
-    ) -> Replaced:
-        scan = target.scan(In("date", [day.isoformat() for day in sessions]))
-        old = scan.to_arrow()
-        merged = self._merge(table, old, new, tickers)
-        counts = _count(merged["outcome"])
-        replaced = Replaced(
-            self.full_name(table),
-            inserted=counts.get("inserted", 0),
-            updated=counts.get("updated", 0),
-            deleted=counts.get("deleted", 0),
-            unchanged=counts.get("unchanged", 0),
-        )
-        if not replaced.changed:
-            return replaced
-        stays = pc.is_in(merged["outcome"], pa.array(["unchanged", "carried"]))
-        days = set(merged.filter(pc.invert(stays))["date"].to_pylist())
-        rows = merged.filter(pc.and_(pc.is_in(merged["date"], pa.array(sorted(days), pa.date32())), _alive(merged)))
-        rows = rows.select(old.column_names).cast(old.schema)
-        old_files = [task.file for task in scan.plan_files() if _day_of(task.file) in days]
-        self._store.commit(target.transaction(), old_files, rows, writer)
-        return replaced
+    def _counts(self, table: Table, merged: pa.Table) -> Replaced:
+        counts = {row["values"]: row["counts"] for row in pc.value_counts(merged["outcome"]).to_pylist()}
+        return Replaced(self.full_name(table), *(counts.get(name, 0) for name in ("inserted", "updated", "deleted", "unchanged")))
 
     def _merge(self, table: Table, old: pa.Table, new: pa.Table, tickers: Sequence[str]) -> pa.Table:
         """Old and new rows side by side, as `old`'s columns and an `outcome`.
 
-        inserted, updated, unchanged: a row of `new`, with the stamp that it keeps or gets; deleted: asked for and not in `new`, or a
-        second copy; carried: a row of another ticker.
+        inserted, updated, unchanged: a row of `new`, with the stamp that it keeps or gets; deleted: asked for and not in `new`,
+        or a second copy; carried: a row of another ticker.
         """
         now = f"TIMESTAMPTZ '{datetime.now(UTC).isoformat()}'"
         differs = " OR ".join(f"n.{name} IS DISTINCT FROM o.{name}" for name in table.values)
@@ -231,12 +215,14 @@ def _fields(table: Table, names: Sequence[str]) -> pa.Schema:
     return arrow_schema([column for column in table.columns if column.name in names])
 
 
-def _count(outcomes: pa.ChunkedArray) -> Mapping[str, int]:
-    return {entry["values"]: entry["counts"] for entry in pc.value_counts(outcomes).to_pylist()}
+def _changed_days(merged: pa.Table) -> set[date]:
+    changed = pc.invert(pc.is_in(merged["outcome"], pa.array(["unchanged", "carried"])))
+    return set(merged["date"].filter(changed).to_pylist())
 
 
-def _alive(merged: pa.Table) -> pa.Array:
-    return pc.not_equal(merged["outcome"], "deleted")
+def _published(merged: pa.Table, days: set[date]) -> pa.Array:
+    """Which rows go into the changed partitions."""
+    return pc.and_(pc.is_in(merged["date"], pa.array(sorted(days), pa.date32())), pc.not_equal(merged["outcome"], "deleted"))
 
 
 def _day_of(file: DataFile) -> date:
