@@ -1,0 +1,86 @@
+"""What every test shares: a clean environment, a warehouse of its own, a Polygon on loopback, `maang` in this process or in another."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from maang_cli.cli import main
+from tests.polygon_server import KEY, PolygonServer
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+class Maang(Protocol):
+    def __call__(self, *argv: str) -> Outcome: ...
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keeps the developer's own environment out; returns MAANG_HOME, which is not there yet."""
+    for name in list(os.environ):
+        if name.startswith(("MAANG_", "POLYGON_", "DATABRICKS_", "RICH_", "FORCE_COLOR", "PYICEBERG_")):
+            monkeypatch.delenv(name)
+    folder = tmp_path / "home"
+    monkeypatch.setenv("MAANG_HOME", str(folder))
+    monkeypatch.setenv("MAANG_RETRY_SECONDS", "1.5")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "dumb")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return folder
+
+
+@pytest.fixture
+def polygon(monkeypatch: pytest.MonkeyPatch) -> Iterator[PolygonServer]:
+    """A Polygon without bars, which the settings point to."""
+    with PolygonServer() as server:
+        monkeypatch.setenv("MAANG_POLYGON_URL", server.url)
+        monkeypatch.setenv("POLYGON_TOKEN", KEY)
+        yield server
+
+
+@pytest.fixture
+def maang(capfd: pytest.CaptureFixture[str]) -> Maang:
+    """`maang` in this process, through `main`."""
+
+    def run(*argv: str) -> Outcome:
+        capfd.readouterr()
+        code = main(argv)
+        out, err = capfd.readouterr()
+        return Outcome(int(code), out, err)
+
+    return run
+
+
+@pytest.fixture
+def maang_process() -> Maang:
+    """`maang` as a process of its own."""
+
+    def run(*argv: str) -> Outcome:
+        done = subprocess.run([sys.executable, "-m", "maang_cli", *argv], capture_output=True, text=True, timeout=120, check=False)
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def market() -> Path:
+    """Real bars and recorded answers, where the developer has them."""
+    folder = Path(__file__).parents[2] / "shared" / "market"
+    if not folder.is_dir():
+        pytest.skip("needs the real bars in ../shared/market")
+    return folder

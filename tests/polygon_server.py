@@ -1,0 +1,130 @@
+"""A real HTTP server on loopback that answers as Polygon does, with faults on request."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+from zoneinfo import ZoneInfo
+
+KEY = "test-key-5b1d0c"
+NEW_YORK = ZoneInfo("America/New_York")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One scripted answer, in the place of the usual one."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    delay: float = 0
+    """Seconds before the first byte."""
+    cut_after: int | None = None
+    """Bytes of the body after which the connection breaks, its Content-Length being that of the whole."""
+    drip: float = 0
+    """Seconds between one byte and the next."""
+    reset: bool = False
+    """Close the connection without an answer."""
+
+
+def session_end(day: date) -> int:
+    """`t` of a grouped row: 16:00 New York, Unix milliseconds."""
+    return int(datetime(day.year, day.month, day.day, 16, tzinfo=NEW_YORK).timestamp() * 1000)
+
+
+def row(ticker: str, day: date, **values: object) -> dict[str, object]:
+    """A grouped row; plausible where `values` says nothing else, and without a key whose value is `...`."""
+    usual: dict[str, object] = {"T": ticker, "v": 1000, "vw": 10.2, "o": 10, "c": 10.5, "h": 11, "l": 9.5}
+    usual |= {"t": session_end(day), "n": 42} | values
+    return {key: value for key, value in usual.items() if value is not ...}
+
+
+def grouped(rows: Sequence[Mapping[str, object]], **envelope: object) -> bytes:
+    """A grouped answer; `envelope` overrides its keys, and `...` takes one out."""
+    answer: dict[str, object] = {"queryCount": len(rows), "resultsCount": len(rows), "adjusted": False}
+    answer |= ({"results": list(rows)} if rows else {}) | {"status": "OK", "request_id": "r1", "count": len(rows)} | envelope
+    return json.dumps({key: value for key, value in answer.items() if value is not ...}).encode()
+
+
+class PolygonServer:
+    """Serves `days` (grouped rows by session); `script` is used up first."""
+
+    def __init__(self) -> None:
+        self.days: dict[date, list[dict[str, object]]] = {}
+        self.bodies: dict[date, bytes] = {}
+        """Whole answers, for numbers that must be sent digit by digit; they go before `days`."""
+        self.script: deque[Answer] = deque()
+        self.always: Callable[[str], Answer | None] = lambda path: None
+        self.requests: list[str] = []
+        self.keys: list[str | None] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                server.requests.append(self.path)
+                server.keys.append(self.headers.get("Authorization"))
+                server._send(self, server._answer(self.path, self.headers.get("Authorization")))
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Quiet."""
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def _answer(self, path: str, key: str | None) -> Answer:
+        if self.script:
+            return self.script.popleft()
+        if scripted := self.always(path):
+            return scripted
+        if key != f"Bearer {KEY}":
+            return Answer(401, b'{"status":"ERROR","request_id":"r1","error":"Unknown API Key"}')
+        parts = urlsplit(path)
+        prefix = "/v2/aggs/grouped/locale/us/market/stocks/"
+        if not parts.path.startswith(prefix) or parse_qs(parts.query).get("adjusted") != ["false"]:
+            return Answer(404, b'{"status":"NOT_FOUND","request_id":"r1","message":"no such endpoint here"}')
+        day = date.fromisoformat(parts.path.removeprefix(prefix))
+        return Answer(body=self.bodies.get(day) or grouped(self.days.get(day, [])))
+
+    def _send(self, handler: BaseHTTPRequestHandler, answer: Answer) -> None:
+        handler.close_connection = answer.reset or answer.cut_after is not None
+        time.sleep(answer.delay)
+        if answer.reset:
+            return
+        try:
+            handler.send_response(answer.status)
+            for name, value in ({"Content-Type": "application/json"} | dict(answer.headers)).items():
+                handler.send_header(name, value)
+            handler.send_header("Content-Length", str(len(answer.body)))
+            handler.end_headers()
+            if not answer.drip:
+                handler.wfile.write(answer.body[: answer.cut_after])
+                return
+            for byte in answer.body:
+                handler.wfile.write(bytes([byte]))
+                time.sleep(answer.drip)
+        except (BrokenPipeError, ConnectionResetError):
+            """The client has given up, as a test wanted it to."""
