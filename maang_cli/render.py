@@ -43,7 +43,7 @@ class Narrator:
     def step(self, name: str) -> Iterator[Callable[[object], None]]:
         def done(result: object) -> None:
             if (said := line(result)) and not self._quiet:
-                self._console.print(f"[bold]{name:<12}[/] {escape(said)}", soft_wrap=True)
+                self._console.print(f"[bold]{name:<12}[/]  {escape(said)}", soft_wrap=True)
 
         if self._quiet or not self._console.is_terminal:
             yield done
@@ -85,29 +85,27 @@ def _(value: Initialized) -> str:
 
 @line.register(Ingested)
 def _(value: Ingested) -> str:
-    kind = "made-up bars" if value.made_up else "bars"
-    return f"{value.rows} {kind} from {value.source}, staged in {value.staging}"
+    return f"{value.rows} {'made-up bars' if value.made_up else 'bars'} from {value.source}"
 
 
 @line.register(Audit)
 def _(value: Audit) -> str:
     passed = len(value.results) - len(value.failed)
-    return f"{passed} of {len(value.results)} checks passed on {value.staging}" + _absent(value.absent)
+    return f"{passed} of {len(value.results)} checks passed" + _absent(value.absent)
 
 
 @line.register(Published)
 def _(value: Published) -> str:
-    return f"{_changes(value.replaced)} in {value.replaced.table}" + _absent(value.absent)
+    return _changes(value.replaced, "row") + _absent(value.absent)
 
 
 @line.register(Cumulated)
 def _(value: Cumulated) -> str:
-    said = f"{_changes(value.replaced)} in {value.replaced.table}"
+    said = _changes(value.replaced, "window")
     if value.holes:
         days = [day for day, _ in value.holes]
         span = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
-        noun = "a session" if len(days) == 1 else f"{len(days)} sessions"
-        said += f"; windows are short, production lacks bars on {noun} ({span})"
+        said += f"; some are short: production lacks bars on {_plural(len(days), 'session')} ({span})"
     return said
 
 
@@ -116,17 +114,14 @@ def _(_value: Dropped) -> str:
     return ""
 
 
-def _changes(value: Replaced) -> str:
-    """`5 new`, `1 new, 2 changed, 2 unchanged`, or `unchanged (5 rows)`."""
-    if not value.changed:
-        return f"unchanged ({value.unchanged} rows)"
-    counts = {
-        "new": value.inserted,
-        "changed": value.updated,
-        "removed": value.deleted,
-        "unchanged": value.unchanged,
-    }
-    return ", ".join(f"{number} {name}" for name, number in counts.items() if number)
+def _changes(value: Replaced, noun: str) -> str:
+    """`5 rows new`, `1 row new, 2 rows changed`, or `5 rows unchanged`."""
+    counts = {"new": value.inserted, "changed": value.updated, "removed": value.deleted, "unchanged": value.unchanged}
+    return ", ".join(f"{_plural(number, noun)} {how}" for how, number in counts.items() if number) or f"no {noun}s"
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _absent(rows: Iterable[FailingRow]) -> str:
@@ -146,6 +141,17 @@ def _(value: Initialized) -> Iterator[str | Table]:
         yield f"created {escape(name)}"
     for name in value.present:
         yield f"{escape(name)} was there"
+
+
+@people.register(Ingested)
+def _(value: Ingested) -> Iterator[str | Table]:
+    yield escape(f"{line(value)}, staged in {value.staging}")
+
+
+@people.register(Published)
+@people.register(Cumulated)
+def _(value: Published | Cumulated) -> Iterator[str | Table]:
+    yield escape(f"{value.replaced.table}: {line(value)}")
 
 
 @people.register(Dropped)
