@@ -1,4 +1,4 @@
-"""The embedded Iceberg warehouse on disk: its catalog, its one-snapshot commits, and what a killed writer leaves behind.
+"""The embedded Iceberg warehouse on disk: its catalog, its one writer, its one-snapshot commits.
 
 Layout, under one folder:
 
@@ -10,20 +10,13 @@ Layout, under one folder:
 
 from __future__ import annotations
 
-import errno
-import json
-import logging
 import shutil
 import uuid
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import sqlalchemy
-import sqlalchemy.exc
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -33,24 +26,24 @@ from pyiceberg.exceptions import (
 )
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
-from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 from pyiceberg.transforms import IdentityTransform
 
-from maang_cli.errors import MaangError, WarehouseDenied, WarehouseFailed
+from maang_cli.errors import WarehouseFailed
 from maang_cli.tables import iceberg_schema
+from maang_cli.warehouses import litter
+from maang_cli.warehouses.disk_errors import translated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
+    import pyarrow as pa
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table as IcebergTable
     from pyiceberg.table import Transaction
-    from pyiceberg.table.metadata import TableMetadata
 
     from maang_cli.tables import Table
-
-log = logging.getLogger("maang")
 
 LOCK_SECONDS = 120
 """How long a writer waits for another; one write takes a fraction of a second."""
@@ -89,7 +82,7 @@ class Store:
         self.root = root
         self.schema = schema
         self._keep = keep_snapshots
-        self._note = root / "write.json"
+        self._note = litter.Note(root / "write.json")
         with translated(root):
             root.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(root / "writer.lock", timeout=LOCK_SECONDS)
@@ -150,21 +143,17 @@ class Store:
             io = transaction._table.io
             for file in _dataframe_to_data_files(transaction.table_metadata, rows, io, write_uuid=writer):
                 producer.append_data_file(file)
-        expired = self._expired(transaction.table_metadata)
         try:
             producer.commit()
-            if expired:
+            doomed: list[str] = []
+            if expired := litter.expired(transaction.table_metadata, self._keep):
+                doomed = litter.unreachable_without(expired, transaction)
                 ExpireSnapshots(transaction).by_ids(expired).commit()
+                self._note.write(self.schema, transaction._table.name()[-1], writer, doomed)
             transaction.commit_transaction()
         except (CommitFailedException, ValidationException) as exc:
             raise Overtaken from exc
-
-    def _expired(self, metadata: TableMetadata) -> list[int]:
-        """The oldest snapshots, but for those with a name, that one more makes too many."""
-        named = {ref.snapshot_id for name, ref in metadata.refs.items() if name != MAIN_BRANCH}
-        past = sorted(metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
-        ids = [snapshot.snapshot_id for snapshot in past if snapshot.snapshot_id not in named]
-        return ids[: max(len(ids) + 1 - self._keep, 0)]
+        litter.delete(doomed)
 
     def remove(self, name: str) -> bool:
         """Take a table out of the catalog, then remove its folder; under `writing`. False when it was not there."""
@@ -187,13 +176,14 @@ class Store:
         """
         with translated(self.root), self._locked():
             writer = uuid.uuid4()
-            self._note.write_text(json.dumps({"schema": self.schema, "table": name, "writer": str(writer)}))
+            self._note.sweep(self.root, self.catalog)
+            self._note.write(self.schema, name, writer, [])
             try:
                 yield writer
             except BaseException:
-                self._sweep()
+                self._note.sweep(self.root, self.catalog)
                 raise
-            self._note.unlink()
+            self._note.remove()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -205,85 +195,6 @@ class Store:
                 hint="wait for it to end, then run the same command again",
             ) from exc
         try:
-            if self._note.exists():
-                self._sweep()
             yield
         finally:
             self._lock.release()
-
-    def _sweep(self) -> None:
-        """Remove what the writer in the note did not commit; nothing that the catalog can reach, nor any other writer's file."""
-        try:
-            note = json.loads(self._note.read_text())
-            schema, name, writer = note["schema"], note["table"], note["writer"]
-        except (ValueError, KeyError):  # killed while it wrote the note: nothing else was written yet
-            self._note.unlink(missing_ok=True)
-            return
-        folder = self.root / schema / name
-        try:
-            table = self.catalog.load_table((schema, name))
-        except NoSuchTableError:
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
-            snapshots = table.metadata.snapshots
-            if not any(writer in snapshot.manifest_list for snapshot in snapshots):
-                for path in folder.rglob(f"*{writer}*"):
-                    path.unlink(missing_ok=True)
-            self._sweep_metadata(folder / "metadata", table, writer)
-        log.debug("removed what an interrupted write of %s.%s left behind", schema, name)
-        self._note.unlink(missing_ok=True)
-
-    def _sweep_metadata(self, folder: Path, table: IcebergTable, writer: str) -> None:
-        """Metadata files don't carry the writer's id in their names: its own speak of it, or are older than the table's log."""
-        known = {Path(entry.metadata_file).name for entry in table.metadata.metadata_log}
-        current = Path(table.metadata_location).name
-        for path in folder.glob("*.metadata.json"):
-            if path.name in known or path.name == current:
-                continue
-            if path.name < current or writer in path.read_text(errors="replace"):
-                path.unlink(missing_ok=True)
-
-
-@contextmanager
-def translated(root: Path) -> Iterator[None]:
-    """Errors of the disk, SQLite, Arrow and PyIceberg as ours."""
-    try:
-        yield
-    except MaangError:
-        raise
-    except FileNotFoundError as exc:
-        # Arrow and the standard library agree on this class; every reader has loaded the table's metadata just before.
-        raise WarehouseFailed(
-            f"a file of the warehouse is gone: {exc}",
-            hint=f"another run may have replaced it: run the same command again; if it persists, {root} is damaged",
-        ) from exc
-    except OSError as exc:
-        raise _disk_error(root, exc) from exc
-    except sqlalchemy.exc.OperationalError as exc:
-        said = str(exc.orig)
-        if "unable to open" in said or "readonly" in said:
-            raise WarehouseDenied(f"{root}: {said}", hint="give MAANG_HOME a folder that you can write to") from exc
-        raise WarehouseFailed(f"the catalog in {root}: {said}", hint="run the same command again") from exc
-    except (sqlalchemy.exc.SQLAlchemyError, ValidationError, pa.ArrowException) as exc:
-        said = str(getattr(exc, "orig", exc)).splitlines()[0]
-        raise WarehouseDenied(
-            f"the warehouse in {root} is damaged: {said}", hint="restore it, or give MAANG_HOME another folder"
-        ) from exc
-
-
-def _disk_error(root: Path, exc: OSError) -> MaangError:
-    # Arrow raises OSError with the number in its text alone.
-    said = exc.strerror or str(exc)
-    for number, error, hint in (
-        (errno.ENOSPC, WarehouseFailed, "free some space, then run the same command again"),
-        (errno.EDQUOT, WarehouseFailed, "free some space, then run the same command again"),
-        (errno.EFBIG, WarehouseFailed, "raise the limit on file sizes, then run the same command again"),
-        (errno.EACCES, WarehouseDenied, "give MAANG_HOME a folder that you can write to"),
-        (errno.EPERM, WarehouseDenied, "give MAANG_HOME a folder that you can write to"),
-        (errno.EROFS, WarehouseDenied, "give MAANG_HOME a folder that you can write to"),
-        (errno.ENOTDIR, WarehouseDenied, "give MAANG_HOME a folder"),
-        (errno.EEXIST, WarehouseDenied, "give MAANG_HOME a folder"),
-    ):
-        if exc.errno == number or f"errno {number}" in said:
-            return error(f"{root}: {said}", hint=hint)
-    return WarehouseFailed(f"{root}: {said}", hint="check the disk, then run the same command again")

@@ -16,7 +16,8 @@ from maang_cli import sql
 from maang_cli.errors import CommitLost, SettingsError, TableMismatch
 from maang_cli.tables import Table, arrow_schema, differences
 from maang_cli.warehouses.base import Forbidden, Query, Replaced, TableMissing
-from maang_cli.warehouses.iceberg import Overtaken, Store, translated
+from maang_cli.warehouses.disk_errors import translated
+from maang_cli.warehouses.iceberg import Overtaken, Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,0 +1,62 @@
+"""Errors of the disk, SQLite, Arrow and PyIceberg, as ours: the local warehouse's edge."""
+
+from __future__ import annotations
+
+import errno
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import sqlalchemy.exc
+from pydantic import ValidationError
+
+from maang_cli.errors import MaangError, WarehouseDenied, WarehouseFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def translated(root: Path) -> Iterator[None]:
+    """Errors of the disk, SQLite, Arrow and PyIceberg as ours."""
+    try:
+        yield
+    except MaangError:
+        raise
+    except FileNotFoundError as exc:
+        # Arrow and the standard library agree on this class; every reader has loaded the table's metadata just before.
+        raise WarehouseFailed(
+            f"a file of the warehouse is gone: {exc}",
+            hint=f"another run may have replaced it: run the same command again; if it persists, {root} is damaged",
+        ) from exc
+    except OSError as exc:
+        raise _disk_error(root, exc) from exc
+    except sqlalchemy.exc.OperationalError as exc:
+        said = str(exc.orig)
+        if "unable to open" in said or "readonly" in said:
+            raise WarehouseDenied(f"{root}: {said}", hint="give MAANG_HOME a folder that you can write to") from exc
+        raise WarehouseFailed(f"the catalog in {root}: {said}", hint="run the same command again") from exc
+    except (sqlalchemy.exc.SQLAlchemyError, ValidationError, pa.ArrowException) as exc:
+        said = str(getattr(exc, "orig", exc)).splitlines()[0]
+        raise WarehouseDenied(
+            f"the warehouse in {root} is damaged: {said}", hint="restore it, or give MAANG_HOME another folder"
+        ) from exc
+
+
+def _disk_error(root: Path, exc: OSError) -> MaangError:
+    # Arrow raises OSError with the number in its text alone.
+    said = exc.strerror or str(exc)
+    for number, error, hint in (
+        (errno.ENOSPC, WarehouseFailed, "free some space, then run the same command again"),
+        (errno.EDQUOT, WarehouseFailed, "free some space, then run the same command again"),
+        (errno.EFBIG, WarehouseFailed, "raise the limit on file sizes, then run the same command again"),
+        (errno.EACCES, WarehouseDenied, "give MAANG_HOME a folder that you can write to"),
+        (errno.EPERM, WarehouseDenied, "give MAANG_HOME a folder that you can write to"),
+        (errno.EROFS, WarehouseDenied, "give MAANG_HOME a folder that you can write to"),
+        (errno.ENOTDIR, WarehouseDenied, "give MAANG_HOME a folder"),
+        (errno.EEXIST, WarehouseDenied, "give MAANG_HOME a folder"),
+    ):
+        if exc.errno == number or f"errno {number}" in said:
+            return error(f"{root}: {said}", hint=hint)
+    return WarehouseFailed(f"{root}: {said}", hint="check the disk, then run the same command again")

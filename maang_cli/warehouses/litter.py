@@ -1,0 +1,120 @@
+"""Files that nothing reaches: those of expired snapshots, and those that a killed writer never committed.
+
+PyIceberg removes neither. Nothing is ever searched for: a writer notes down what it is about to leave behind.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.manifest import ManifestEntryStatus
+from pyiceberg.table.refs import MAIN_BRANCH
+
+from maang_cli.errors import MaangError
+from maang_cli.warehouses.disk_errors import translated
+
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Iterable, Sequence
+
+    from pyiceberg.catalog import Catalog
+    from pyiceberg.table import Table, Transaction
+    from pyiceberg.table.metadata import TableMetadata
+
+log = logging.getLogger("maang")
+
+
+def expired(metadata: TableMetadata, keep: int) -> list[int]:
+    """The oldest snapshots above `keep`, but for those that a tag or a branch names."""
+    named = {ref.snapshot_id for ref in metadata.refs.values()}
+    past = sorted(metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
+    ids = [snapshot.snapshot_id for snapshot in past]
+    return [number for number in ids[: max(len(ids) - keep, 0)] if number not in named]
+
+
+def unreachable_without(snapshots: Sequence[int], transaction: Transaction) -> list[str]:
+    """The files that only these snapshots, the oldest ones, reach.
+
+    A manifest or a data file that a snapshot has and the next one has not never comes back, so two neighbours tell. That takes
+    one line of descent: a table with tags or branches of its own keeps its files.
+    """
+    metadata, io = transaction.table_metadata, transaction._table.io
+    if set(metadata.refs) != {MAIN_BRANCH}:
+        return []
+    children = {snapshot.parent_snapshot_id: snapshot for snapshot in metadata.snapshots}
+    files: list[str] = []
+    for number in snapshots:
+        old, child = metadata.snapshot_by_id(number), children.get(number)
+        if old is None or child is None:
+            continue
+        kept = {manifest.manifest_path: manifest for manifest in child.manifests(io)}
+        files += [manifest.manifest_path for manifest in old.manifests(io) if manifest.manifest_path not in kept]
+        files.append(old.manifest_list)
+        for manifest in kept.values():
+            if manifest.added_snapshot_id == child.snapshot_id and manifest.deleted_files_count:
+                entries = manifest.fetch_manifest_entry(io, discard_deleted=False)
+                files += [entry.data_file.file_path for entry in entries if entry.status == ManifestEntryStatus.DELETED]
+    return files
+
+
+def delete(locations: Iterable[str]) -> None:
+    for location in locations:
+        Path(location.removeprefix("file://")).unlink(missing_ok=True)
+
+
+class Note:
+    """What the one writer is about, in a file: the next writer finds it when this one was killed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, schema: str, table: str, writer: uuid.UUID, doomed: Sequence[str]) -> None:
+        """`writer` is in the names of the files that it makes; `doomed` are to go once it has committed."""
+        note = {"schema": schema, "table": table, "writer": str(writer), "doomed": doomed}
+        draft = self._path.with_suffix(".new")
+        draft.write_text(json.dumps(note))
+        draft.replace(self._path)  # a note is whole or it is not there
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+    def sweep(self, root: Path, catalog: Catalog) -> None:
+        """Remove what the writer of the note left unreachable; without a note there is nothing to do.
+
+        Only the holder of the lock may call this, so the writer is gone. Other writers' files stay.
+        """
+        if not self._path.exists():
+            return
+        note = json.loads(self._path.read_text())
+        folder = root / note["schema"] / note["table"]
+        try:
+            with translated(root):
+                table = catalog.load_table((note["schema"], note["table"]))
+        except NoSuchTableError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except MaangError:
+            log.warning("can't tidy up after an interrupted write: %s.%s is damaged", note["schema"], note["table"])
+        else:
+            if any(note["writer"] in snapshot.manifest_list for snapshot in table.metadata.snapshots):
+                delete(note["doomed"])
+            else:
+                for path in folder.rglob(f"*{note['writer']}*"):
+                    path.unlink(missing_ok=True)
+            _sweep_metadata(folder / "metadata", table, note["writer"])
+        self.remove()
+
+
+def _sweep_metadata(folder: Path, table: Table, writer: str) -> None:
+    """Metadata files don't carry the writer's id in their names: its own speak of it, or are older than the table's log."""
+    known = {Path(entry.metadata_file).name for entry in table.metadata.metadata_log}
+    current = Path(table.metadata_location).name
+    for path in folder.glob("*.metadata.json"):
+        if path.name in known or path.name == current:
+            continue
+        if path.name < current or writer in path.read_text(errors="replace"):
+            path.unlink(missing_ok=True)
