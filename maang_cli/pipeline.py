@@ -260,8 +260,8 @@ def show(warehouse: Warehouse, request: Request, part: str = "production", as_of
 def refusal(audit: Audit) -> GateRefused:
     names = ", ".join(result.check.name for result in audit.failed)
     return GateRefused(
-        f"the gate refused {_span(audit.sessions)}: {names}; nothing was published, the rows are kept in {audit.staging}",
-        hint=f"see them: maang show --table staging --date {audit.sessions[0]}{{flags}}; a re-run fetches them anew",
+        f"the gate refused {_span(audit.sessions)}: {names}; nothing was published",
+        hint=f"the rows are kept in {audit.staging}: maang show --table staging --date {audit.sessions[0]}{{flags}}",
         audit=audit,
     )
 
