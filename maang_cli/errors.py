@@ -3,7 +3,8 @@
     MaangError
     ├── SettingsError      2   a flag, a variable or a file is wrong
     ├── TableMismatch      2   a table's columns are not the ones this version writes
-    ├── OutOfOrder         2   `check` or `promote` before `ingest`, `cumulate` before `promote`
+    ├── OutOfOrder         2   a step whose input an earlier step makes: `cumulate` before `promote`
+    │   └── NotStaged          `check` or `promote` before `ingest`
     ├── SourceDenied       2   the vendor refuses the key or the plan
     ├── WarehouseDenied    2   the warehouse can't be used as it is: rights, damage
     ├── GateRefused        3   the audit found rows that must not be published
@@ -72,6 +73,10 @@ class TableMismatch(MaangError):
 
 class OutOfOrder(MaangError):
     exit_code = ExitCode.UNUSABLE
+
+
+class NotStaged(OutOfOrder):
+    """There is no staging table for this request."""
 
 
 class SourceDenied(MaangError):

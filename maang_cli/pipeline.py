@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from maang_cli import checks, sql
 from maang_cli import sessions as calendar
-from maang_cli.errors import GateRefused, OutOfOrder, WarehouseFailed
+from maang_cli.errors import GateRefused, NotStaged, OutOfOrder, WarehouseFailed
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Table, staging
 from maang_cli.warehouses.base import Forbidden, Query, Read, Replaced, TableMissing
 
@@ -156,12 +156,7 @@ def promote(warehouse: Warehouse, request: Request) -> Published:
             hint="let one run end before the next begins, then run the same command again",
         ) from exc
     except TableMissing as exc:
-        if exc.table == request.staging:
-            raise WarehouseFailed(
-                f"{audit.staging} was dropped while it was being published; nothing was published",
-                hint="let one run end before the next begins, then run the same command again",
-            ) from exc
-        raise _missing(warehouse, request, exc) from exc
+        raise (_vanished(audit.staging) if exc.table == request.staging else _missing(warehouse, request, exc)) from exc
     return Published(replaced, audit.absent)
 
 
@@ -222,14 +217,17 @@ def run_day(
     with step("ingest") as done:
         ingested = ingest(source, warehouse, request)
         done(ingested)
-    with step("check") as done:
-        audit = check(warehouse, request)
-        done(audit)
-    if not audit.passed:
-        raise refusal(audit)
-    with step("promote") as done:
-        published = promote(warehouse, request)
-        done(published)
+    try:
+        with step("check") as done:
+            audit = check(warehouse, request)
+            done(audit)
+        if not audit.passed:
+            raise refusal(audit)
+        with step("promote") as done:
+            published = promote(warehouse, request)
+            done(published)
+    except NotStaged as exc:  # it was there a moment ago: a second run of the same request has ended and dropped it
+        raise _vanished(ingested.staging) from exc
     with step("cumulate") as done:
         cumulated = cumulate(warehouse, request)
         done(cumulated)
@@ -270,14 +268,21 @@ def _on_staging(request: Request, text: Callable[[Sequence[str], Sequence[date],
     return Query(text(request.tickers, request.sessions, request.allow_missing), {"staging": Read(request.staging)})
 
 
+def _vanished(name: str) -> WarehouseFailed:
+    return WarehouseFailed(
+        f"{name} was dropped before it was published, by another run; nothing was published",
+        hint="let one run end before the next begins, then run the same command again",
+    )
+
+
 def _missing(warehouse: Warehouse, request: Request, exc: TableMissing) -> OutOfOrder:
     if exc.table == request.staging:
         return _ingest_first(warehouse, request)
     return OutOfOrder(f"there is no table {warehouse.full_name(exc.table)}", hint="create it: maang init-tables{flags}")
 
 
-def _ingest_first(warehouse: Warehouse, request: Request) -> OutOfOrder:
-    return OutOfOrder(
+def _ingest_first(warehouse: Warehouse, request: Request) -> NotStaged:
+    return NotStaged(
         f"nothing is staged for {_days(request)} and these tickers: there is no {warehouse.full_name(request.staging)}",
         hint=f"fetch them first: maang ingest --date {request.sessions[0]}{{flags}}",
     )

@@ -175,9 +175,9 @@ class _Transport:
 def _reason(exc: urllib3.exceptions.HTTPError) -> str:
     """A urllib3 error in a few words; its own text repeats the pool's address and Python objects."""
     if isinstance(exc, urllib3.exceptions.ConnectTimeoutError):
-        return f"no connection within {CONNECT_SECONDS} s"
+        return "no connection in time"
     if isinstance(exc, urllib3.exceptions.ReadTimeoutError):
-        return f"no data within {READ_SECONDS} s"
+        return "no data in time"
     if isinstance(exc, urllib3.exceptions.NameResolutionError):
         return "its name can't be resolved"
     if isinstance(exc, urllib3.exceptions.NewConnectionError):
