@@ -191,7 +191,7 @@ def _(value: Rows) -> Iterator[str | Table]:
         for row in value.rows.to_pylist():
             table.add_row(*(Text(_cell(cell)) for cell in row.values()))
         yield table
-    yield f"{value.rows.num_rows} rows of {escape(value.table)}"
+    yield f"{_plural(value.rows.num_rows, 'row')} of {escape(value.table)}"
 
 
 def _record(row: dict[str, object]) -> Table:

@@ -136,7 +136,9 @@ class LocalWarehouse:
         if lines := _mismatch(table, found):
             raise TableMismatch(
                 f"{self.full_name(table)} is not as this version writes it: {'; '.join(lines)}",
-                hint="alter the table to match, or give --schema a new name",
+                hint="alter the table to match, or give --schema a new name"
+                if table.partitioned
+                else "fetch it anew: maang ingest",
             )
 
     def _run(self, query: Query, holes: dict[str, str]) -> pa.Table:
@@ -152,9 +154,7 @@ class LocalWarehouse:
         return name
 
     def _rows(self, read: Read) -> pa.Table:
-        table = self._must(read.table) if read.table.partitioned else self._store.load(read.table.name)
-        if table is None:
-            raise TableMissing(read.table)
+        table = self._must(read.table)
         which = "true" if read.sessions is None else f"date >= '{read.sessions[0]}' and date <= '{read.sessions[1]}'"
         return table.scan(which, snapshot_id=self._snapshot(read, table)).to_arrow()
 
