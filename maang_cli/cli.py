@@ -140,6 +140,8 @@ class Run:
         from maang_cli import sessions
         from maang_cli.pipeline import Request
 
+        if self.settings.source == "sample":
+            self.narrator.say("note: bars of the source sample are made up")
         now = datetime.now(UTC)
         wanted = tuple(sessions.require(_date(day), now) for day in days if day is not None)
         return Request(self.settings.tickers, wanted, self.settings.allow_missing)
@@ -216,6 +218,8 @@ def init_tables(
     """
     from maang_cli import pipeline
 
+    if only is Part.staging and date is None:
+        raise SettingsError("a staging table is of a session", hint="give --date, such as --date 2025-10-14")
     request = run.request(date)
     with run.narrator.step("init-tables"):
         done = pipeline.init_tables(run.warehouse, request, [only.value] if only else pipeline.PARTS)

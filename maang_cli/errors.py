@@ -57,7 +57,7 @@ class MaangError(Exception):
 
     exit_code: ClassVar[ExitCode]
 
-    def __init__(self, message: str, *, hint: str) -> None:
+    def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -116,4 +116,6 @@ class CommitLost(WarehouseFailed):
 
 
 class NoSession(MaangError):
+    """Nothing failed, so there is no hint: the message is all that is printed."""
+
     exit_code = ExitCode.NO_SESSION

@@ -57,8 +57,11 @@ class Narrator:
 
 
 def error(message: str, hint: str) -> None:
-    """The two lines of a foreseen failure, on stderr."""
+    """The two lines of a foreseen failure, on stderr; without a hint it is a plain line."""
     out = console(sys.stderr)
+    if not hint:
+        out.print(Text(message), soft_wrap=True)
+        return
     out.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
     out.print(Text.assemble(("hint: ", "bold"), hint), soft_wrap=True)
 
@@ -85,7 +88,7 @@ def _(value: Initialized) -> str:
 
 @line.register(Ingested)
 def _(value: Ingested) -> str:
-    return f"{value.rows} {'made-up bars' if value.made_up else 'bars'} from {value.source}"
+    return f"{_plural(value.rows, 'bar')} from {value.source}{', made up' if value.made_up else ''}"
 
 
 @line.register(Audit)

@@ -87,11 +87,7 @@ def require(day: date, now: datetime) -> date:
     if day < FIRST_DATE:
         raise SettingsError(f"{day} is before {FIRST_DATE}, where the NYSE calendar begins", hint="give --date a later session")
     if reason := why_closed(day):
-        last = next(_walk(day - timedelta(days=1), -1))
-        raise NoSession(
-            f"{day} is not a session: {reason}",
-            hint=f"the session before it is {last}; --ok-if-no-session makes this code 0",
-        )
+        raise NoSession(f"{day} is not a session: {reason}")
     if day == here.date() and here.time() < CLOSE:
         raise NotPublishedYet(f"the session of {day} is not over", hint=f"try again after {settled(day)}")
     return day
