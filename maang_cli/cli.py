@@ -14,9 +14,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
+from typer.exceptions import TyperException
 
 from maang_cli import __version__
-from maang_cli.errors import ExitCode, GateRefused, MaangError, NoSession, SettingsError
+from maang_cli.errors import ExitCode, GateRefused, MaangError, MayHeal, NoSession, SettingsError
 
 # What a command needs beyond this is imported when it runs: `maang --help` loads no driver.
 if TYPE_CHECKING:
@@ -150,7 +151,16 @@ class Run:
         """Put the result on stdout."""
         from maang_cli import render
 
-        render.result(value, as_json=self.options.json)
+        try:
+            render.result(value, as_json=self.options.json)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            _mute_stdout()
+            raise MayHeal(
+                f"the result can't be written: {exc.strerror}", hint="the work is done; free some space, and ask again"
+            ) from exc
 
     def __enter__(self) -> Self:
         _log_to_stderr(verbose=self.options.verbose, quiet=self.options.quiet)
@@ -160,6 +170,8 @@ class Run:
         self._open.close()
         if isinstance(exc, NoSession) and self.options.ok_if_no_session:
             self.narrator.say(exc.message)
+            if self.options.json:
+                self.finish(exc)
             return True
         if isinstance(exc, MaangError):
             exc.hint = exc.hint.replace("{flags}", self.options.flags)
@@ -387,14 +399,15 @@ def _terminate(_signum: int, _frame: object) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (see `errors.ExitCode`). A bug raises."""
+    if sys.stdout is None:  # closed by the caller: `maang .. >&-`
+        _mute_stdout()
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         code = _call(argv)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        # Nobody reads the result any more; the work itself is done. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # nobody reads the result any more; the work itself is done
+        _mute_stdout()
         return ExitCode.DONE
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -402,25 +415,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _call(argv: Sequence[str] | None) -> int:
     try:
-        app(args=list(argv) if argv is not None else None, prog_name="maang")
+        code = app(args=list(argv) if argv is not None else None, prog_name="maang", standalone_mode=False)
     except MaangError as exc:
-        from maang_cli import render
-
-        render.error(exc.message, exc.hint)
+        _say_error(exc.message, exc.hint)
         return exc.exit_code
+    except TyperException as exc:
+        if said := exc.format_message():  # without one it has shown the help
+            context = getattr(exc, "ctx", None)
+            _say_error(said.rstrip("."), f"{context.command_path if context else 'maang'} --help")
+        return ExitCode.UNUSABLE
     except _Terminated:
         return _stopped("terminated", ExitCode.TERMINATED)
     except SystemExit as exc:
         if isinstance(exc.__context__, BrokenPipeError):
             raise BrokenPipeError from exc
-        if exc.code == ExitCode.INTERRUPTED:
-            return _stopped("interrupted", ExitCode.INTERRUPTED)
-        return exc.code if isinstance(exc.code, int) else ExitCode.DONE
-    return ExitCode.DONE
+        raise
+    if code == ExitCode.INTERRUPTED:  # Typer has caught the KeyboardInterrupt
+        return _stopped("interrupted", ExitCode.INTERRUPTED)
+    return code or ExitCode.DONE
 
 
 def _stopped(how: str, code: ExitCode) -> int:
+    _say_error(f"{how}; what was published stays whole", "run the same command again to finish")
+    return code
+
+
+def _say_error(message: str, hint: str) -> None:
     from maang_cli import render
 
-    render.error(f"{how}; what was published stays whole", "run the same command again to finish")
-    return code
+    render.error(message, hint)
+
+
+def _mute_stdout() -> None:
+    """Send what is still to be written nowhere; Python would complain once more when it flushes at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(nowhere, "w")
+    else:
+        os.dup2(nowhere, sys.stdout.fileno())

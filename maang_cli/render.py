@@ -13,14 +13,19 @@ from typing import IO, TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from maang_cli.checks import Audit, FailingRow
+from maang_cli.errors import NoSession
 from maang_cli.pipeline import Cumulated, DayRun, Dropped, Ingested, Initialized, Published, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    import pyarrow as pa
+    from rich.console import ConsoleOptions, RenderableType, RenderResult
 
     from maang_cli.warehouses.base import Replaced
 
@@ -133,13 +138,13 @@ def _absent(rows: Iterable[FailingRow]) -> str:
 
 
 @singledispatch
-def people(value: object) -> Iterator[str | Table]:
+def people(value: object) -> Iterator[RenderableType]:
     """A result as a person reads it: its line, or a table."""
     yield escape(line(value))
 
 
 @people.register(Initialized)
-def _(value: Initialized) -> Iterator[str | Table]:
+def _(value: Initialized) -> Iterator[RenderableType]:
     for name in value.created:
         yield f"created {escape(name)}"
     for name in value.present:
@@ -147,23 +152,23 @@ def _(value: Initialized) -> Iterator[str | Table]:
 
 
 @people.register(Ingested)
-def _(value: Ingested) -> Iterator[str | Table]:
+def _(value: Ingested) -> Iterator[RenderableType]:
     yield escape(f"{line(value)}, staged in {value.staging}")
 
 
 @people.register(Published)
 @people.register(Cumulated)
-def _(value: Published | Cumulated) -> Iterator[str | Table]:
+def _(value: Published | Cumulated) -> Iterator[RenderableType]:
     yield escape(f"{value.replaced.table}: {line(value)}")
 
 
 @people.register(Dropped)
-def _(value: Dropped) -> Iterator[str | Table]:
+def _(value: Dropped) -> Iterator[RenderableType]:
     yield f"dropped {escape(value.staging)}" if value.dropped else f"there was no {escape(value.staging)}"
 
 
 @people.register(Audit)
-def _(value: Audit) -> Iterator[str | Table]:
+def _(value: Audit) -> Iterator[RenderableType]:
     table = _table("check", "promise", "failing", "rows")
     for outcome in value.results:
         rows = "\n".join(f"{row.ticker} {row.date}: {row.found}" for row in outcome.rows)
@@ -177,7 +182,7 @@ def _(value: Audit) -> Iterator[str | Table]:
 
 
 @people.register(DayRun)
-def _(value: DayRun) -> Iterator[str | Table]:
+def _(value: DayRun) -> Iterator[RenderableType]:
     table = _table("table", "new", "changed", "unchanged", "removed")
     for done in (value.published.replaced, value.cumulated.replaced):
         counts = (done.inserted, done.updated, done.unchanged, done.deleted)
@@ -186,15 +191,25 @@ def _(value: DayRun) -> Iterator[str | Table]:
 
 
 @people.register(Rows)
-def _(value: Rows) -> Iterator[str | Table]:
-    if any(str(kind).startswith("list") for kind in value.rows.schema.types):
-        yield from map(_record, value.rows.to_pylist())
-    else:
-        table = _table(*value.rows.column_names)
-        for row in value.rows.to_pylist():
-            table.add_row(*(Text(_cell(cell)) for cell in row.values()))
-        yield table
+def _(value: Rows) -> Iterator[RenderableType]:
+    yield _Rows(value.rows)
     yield f"{_plural(value.rows.num_rows, 'row')} of {escape(value.table)}"
+
+
+class _Rows:
+    """Rows as a table where it fits, else as a record each: values stay whole."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self._rows = rows.to_pylist()
+        self._table = _table(*rows.column_names)
+        for row in self._rows:
+            self._table.add_row(*(Text(_cell(cell)) for cell in row.values()))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if Measurement.get(console, options.update(max_width=10_000), self._table).maximum <= options.max_width:
+            yield self._table
+        else:
+            yield from map(_record, self._rows)
 
 
 def _record(row: dict[str, object]) -> Table:
@@ -287,6 +302,11 @@ def _(value: DayRun) -> dict[str, Any]:
         "promote": document(value.published),
         "cumulate": document(value.cumulated),
     }
+
+
+@document.register(NoSession)
+def _(value: NoSession) -> dict[str, Any]:
+    return {"no_session": value.message}
 
 
 @document.register(Rows)

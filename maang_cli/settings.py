@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import urlsplit
 
 import platformdirs
@@ -110,7 +109,7 @@ def load(
     )
 
 
-def parse_tickers(text: str) -> tuple[str, ...]:
+def parse_tickers(text: str, flag: str = "--tickers", variable: str = "MAANG_TICKERS") -> tuple[str, ...]:
     """A comma list, or `@file` with one symbol a line (blank lines are skipped), in the order given.
 
     Raises:
@@ -119,28 +118,25 @@ def parse_tickers(text: str) -> tuple[str, ...]:
     if text.startswith("@"):
         try:
             names = Path(text[1:]).expanduser().read_text("utf-8").split("\n")
-        except (OSError, ValueError) as exc:
-            reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
+        except (OSError, ValueError, RuntimeError) as exc:
+            reason = "it is no UTF-8 text" if isinstance(exc, UnicodeError) else getattr(exc, "strerror", None) or exc
             raise SettingsError(
                 f"the ticker file {text[1:]!r} can't be read: {reason}",
-                hint="give --tickers @FILE a text file with one symbol a line",
+                hint=f"give {flag} @FILE a text file with one symbol a line",
             ) from exc
         names = [name for name in names if name.strip()]
     else:
         names = text.split(",") if text.strip() else []
     tickers = tuple(name.strip() for name in names)
+    hint = f"give {flag} or {variable} a list such as META,BRK.A (case matters), or @FILE"
     if not tickers:
-        _wrong_tickers("there is no ticker to ask for")
+        raise SettingsError("there is no ticker to ask for", hint=hint)
     for ticker in tickers:
         if not TICKER.fullmatch(ticker):
-            _wrong_tickers(f"{ticker[:40]!r} is no ticker symbol")
+            raise SettingsError(f"{ticker[:40]!r} is no ticker symbol", hint=hint)
     if twice := [ticker for ticker, times in Counter(tickers).items() if times > 1]:
-        _wrong_tickers(f"listed twice among the tickers: {', '.join(twice)}")
+        raise SettingsError(f"listed twice among the tickers: {', '.join(twice)}", hint=hint)
     return tickers
-
-
-def _wrong_tickers(message: str) -> NoReturn:
-    raise SettingsError(message, hint="give --tickers or MAANG_TICKERS a list such as META,BRK.A (case matters), or @FILE")
 
 
 def parse_allow_missing(text: str) -> AllowMissing:
@@ -153,13 +149,9 @@ def parse_allow_missing(text: str) -> AllowMissing:
     if not text:
         return AllowMissing()
     if not text.endswith("%"):
-        return AllowMissing(tickers=frozenset(parse_tickers(text)))
-    try:
-        percent = Decimal(text[:-1])
-        if not 0 <= percent <= 100:
-            raise InvalidOperation
-    except InvalidOperation as exc:
-        raise SettingsError(f"{text!r} is no share of the tickers", hint="give --allow-missing tickers, or 0% to 100%") from exc
+        return AllowMissing(tickers=frozenset(parse_tickers(text, "--allow-missing", "MAANG_ALLOW_MISSING")))
+    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?%", text) or (percent := Decimal(text[:-1])) > 100:
+        raise SettingsError(f"{text[:40]!r} is no share of the tickers", hint="give --allow-missing tickers, or 0% to 100%")
     return AllowMissing(percent=percent)
 
 
@@ -184,13 +176,14 @@ def _token(value: SecretStr | None) -> SecretStr | None:
 
 def _url(value: str) -> str:
     hint = "give MAANG_POLYGON_URL an address such as https://api.polygon.io"
+    value = value.strip()
     try:
         parts = urlsplit(value)
         host, _ = parts.hostname, parts.port
     except ValueError:
         host = None
     # The value itself is not repeated: an address can carry a password.
-    if not host or parts.scheme not in ("https", "http") or parts.username or parts.query or parts.fragment:
+    if not host or parts.scheme not in ("https", "http") or not re.fullmatch(r"[!-~]+", value) or set("@?#") & set(value):
         raise SettingsError("MAANG_POLYGON_URL is no plain web address", hint=hint)
     if parts.scheme == "http" and host not in _LOOPBACK:
         raise SettingsError(f"MAANG_POLYGON_URL: http to {host} would show the key to the network", hint=hint)

@@ -69,6 +69,7 @@ class PolygonServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = 1 << 16  # head and body in one packet: two would wait for each other's acknowledgement
 
             def do_GET(self) -> None:
                 server.requests.append(self.path)
@@ -122,9 +123,11 @@ class PolygonServer:
             handler.end_headers()
             if not answer.drip:
                 handler.wfile.write(answer.body[: answer.cut_after])
+                handler.wfile.flush()
                 return
             for byte in answer.body:
                 handler.wfile.write(bytes([byte]))
+                handler.wfile.flush()
                 time.sleep(answer.drip)
         except (BrokenPipeError, ConnectionResetError):
             """The client has given up, as a test wanted it to."""

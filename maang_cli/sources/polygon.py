@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -38,7 +39,8 @@ CONNECT_SECONDS = 10
 READ_SECONDS = 30
 MAX_BYTES = 256 * 1024 * 1024
 """A whole market's day is 1.5 MB; far beyond that it is not an answer."""
-RETRIED = frozenset({408, 413, 425, 429, 499, 500, 502, 503, 504})
+RETRIED = frozenset({408, 413, 425, 429, 499, 500, 502, 503, 504, *range(520, 528)})
+"""The last are those of the content network before the API."""
 
 _CENTS = Decimal("0.01")
 _WHOLE = Decimal(1)
@@ -75,7 +77,7 @@ def _wait(state: tenacity.RetryCallState) -> float:
 
 def _retry_after(value: str | None) -> float | None:
     """The header's seconds; its date form is rare here and left to the back-off."""
-    return float(value) if value and value.isdigit() else None
+    return float(value) if value and re.fullmatch("[0-9]{1,6}", value) else None
 
 
 class _Transport:
@@ -88,7 +90,7 @@ class _Transport:
         self._pool = urllib3.PoolManager(cert_reqs="CERT_REQUIRED", ca_certs=certifi.where(), retries=False)
 
     def request(self, method: str, url: str, fields: dict[str, str] | None, headers: dict[str, str]) -> _Answer:
-        deadline = time.monotonic() + self._budget
+        deadline = time.monotonic() + (self._budget or CONNECT_SECONDS + READ_SECONDS)  # without a budget: one attempt
         retrying = tenacity.Retrying(
             stop=tenacity.stop_before_delay(self._budget),
             wait=_wait,
@@ -99,8 +101,13 @@ class _Transport:
         try:
             return retrying(self._once, method, url, fields, headers, deadline)
         except _Transient as exc:
+            if exc.after is not None:
+                raise SourceFailed(
+                    f"{self._where}: {exc}; it asks to wait for {exc.after:g} s, the budget is {self._budget:g} s",
+                    hint="run the same command again after that, or raise MAANG_RETRY_SECONDS",
+                ) from exc
             raise SourceFailed(
-                f"{self._where} gave no answer within {self._budget:g} s: {exc}",
+                f"{self._where} gave no usable answer within {self._budget:g} s: {exc}",
                 hint="check the network and MAANG_POLYGON_URL, then run the same command again",
             ) from exc
 
@@ -153,8 +160,13 @@ class _Transport:
         text = ""
         if isinstance(document, dict):
             text = str(document.get("error") or document.get("message") or "")
-        text = " ".join(text.replace(self._token, "***").split())
-        return f"HTTP {answer.status}" + (f", {text[:200]}" if text else "")
+        text = self.clean(text, 200)
+        return f"HTTP {answer.status}" + (f", {text}" if text else "")
+
+    def clean(self, text: str, length: int) -> str:
+        """What the vendor said, on one line of at most `length`, without the key and without what a terminal would obey."""
+        line = " ".join(text.replace(self._token, "***").split())
+        return "".join(char for char in line if char.isprintable())[:length]
 
     def _refuse(self, answer: _Answer) -> NoReturn:
         said = f"{self._where} answered {self._said(answer)}"
@@ -174,14 +186,14 @@ class _Transport:
 
 def _reason(exc: urllib3.exceptions.HTTPError) -> str:
     """A urllib3 error in a few words; its own text repeats the pool's address and Python objects."""
-    if isinstance(exc, urllib3.exceptions.ConnectTimeoutError):
-        return "no connection in time"
     if isinstance(exc, urllib3.exceptions.ReadTimeoutError):
         return "no data in time"
     if isinstance(exc, urllib3.exceptions.NameResolutionError):
         return "its name can't be resolved"
     if isinstance(exc, urllib3.exceptions.NewConnectionError):
         return "connection refused" if "refused" in str(exc) else "no connection"
+    if isinstance(exc, urllib3.exceptions.ConnectTimeoutError):  # the base of the two before
+        return "no connection in time"
     if isinstance(exc, urllib3.exceptions.SSLError):
         return "TLS failed: " + str(exc).partition("(_ssl")[0].strip()
     if isinstance(exc, (urllib3.exceptions.ProtocolError, urllib3.exceptions.DecodeError)):
@@ -221,21 +233,21 @@ class PolygonSource:
         """The answer's rows, once its envelope has been found to agree with itself."""
         try:
             answer = json.loads(body, parse_float=Decimal, parse_constant=Decimal)
-        except (ValueError, RecursionError) as exc:
+        except (ValueError, ArithmeticError, RecursionError) as exc:  # Decimal refuses an exponent of twenty digits
             raise self._contradiction(session, f"{len(body)} bytes that are no JSON document") from exc
         if not isinstance(answer, dict):
             raise self._contradiction(session, "JSON that is no object")
         status = answer.get("status")
         if status not in ("OK", "DELAYED"):
-            raise self._contradiction(session, f"status {status!r} in an HTTP 200")
+            raise self._contradiction(session, f"status {self._said(status)} in an HTTP 200")
         if answer.get("adjusted") is True:
             raise self._contradiction(session, "adjusted bars, where bars as traded were asked for")
         count = answer.get("resultsCount")
         rows = answer.get("results", [] if count == 0 else None)
         if not isinstance(rows, list):
-            raise self._contradiction(session, f"no list of results, and resultsCount {count!r}")
+            raise self._contradiction(session, f"no list of results, and resultsCount {self._said(count)}")
         if count != len(rows):
-            raise self._contradiction(session, f"{len(rows)} results, and resultsCount {count!r}")
+            raise self._contradiction(session, f"{len(rows)} results, and resultsCount {self._said(count)}")
         for row in rows:
             if not isinstance(row, dict) or not isinstance(row.get("T"), str):
                 raise self._contradiction(session, "a result without a ticker")
@@ -256,22 +268,25 @@ class PolygonSource:
         try:
             return datetime.fromtimestamp(int(exact) / 1000, UTC).astimezone(calendar.NEW_YORK).date()
         except (ValueError, OverflowError, OSError) as exc:
-            raise self._contradiction(session, f"{ticker}'s t as {exact}") from exc
+            raise self._contradiction(session, f"{ticker}'s t as {self._said(exact)}, which is no time") from exc
 
     def _number(self, value: object, unit: Decimal, what: str, session: date) -> Decimal | None:
         """`value` rounded half up to `unit`; None stays None."""
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | Decimal):
-            raise self._contradiction(session, f"{what} as {str(value)[:40]!r}, which is no number")
+            raise self._contradiction(session, f"{what} as {self._said(value)}, which is no number")
         try:
             rounded = Decimal(value).quantize(unit, context=_EXACT)
         except InvalidOperation as exc:
-            raise self._contradiction(session, f"{what} as {str(value)[:40]}, which no column holds") from exc
+            raise self._contradiction(session, f"{what} as {self._said(value)}, which no column holds") from exc
         # NaN passes quantize; 36 digits before the point are what staging's DECIMAL(38,2) holds.
-        if not rounded.is_finite() or abs(rounded) >= Decimal(10) ** 36:
-            raise self._contradiction(session, f"{what} as {str(value)[:40]}, which no column holds")
+        if not rounded.is_finite() or rounded.adjusted() >= 36:
+            raise self._contradiction(session, f"{what} as {self._said(value)}, which no column holds")
         return rounded
+
+    def _said(self, value: object) -> str:
+        return self._transport.clean(str(value) if isinstance(value, Decimal) else repr(value), 40)
 
     def _contradiction(self, session: date, what: str) -> SourceFailed:
         return SourceFailed(

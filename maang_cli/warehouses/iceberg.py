@@ -29,7 +29,7 @@ from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField,
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 from pyiceberg.transforms import IdentityTransform
 
-from maang_cli.errors import WarehouseFailed
+from maang_cli.errors import WarehouseDenied, WarehouseFailed
 from maang_cli.tables import iceberg_schema
 from maang_cli.warehouses import litter
 from maang_cli.warehouses.disk_errors import translated
@@ -84,7 +84,10 @@ class Store:
         self._keep = keep_snapshots
         self._note = litter.Note(root / "write.json")
         with translated(root):
-            root.mkdir(parents=True, exist_ok=True)
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+            except FileNotFoundError as exc:  # as /proc says it; elsewhere this error means that a table's file is gone
+                raise WarehouseDenied(f"{root} can't be created", hint="give MAANG_HOME a folder that you can write to") from exc
             self._lock = FileLock(root / "writer.lock", timeout=LOCK_SECONDS)
             if (root / "catalog.db").exists():
                 self.catalog = self._open()
