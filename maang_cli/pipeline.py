@@ -183,7 +183,7 @@ def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
     )
     try:
         held = {row["date"]: row["tickers"] for row in warehouse.query(Query(sql.text("coverage", **literals), read)).to_pylist()}
-        if not any(day in held for day in targets) and request.allow_missing == checks.ALL_MUST_BE_THERE:
+        if not any(day in held for day in request.sessions) and request.allow_missing == checks.ALL_MUST_BE_THERE:
             raise OutOfOrder(
                 f"{warehouse.full_name(PRODUCTION)} holds none of these tickers on {_days(request)}",
                 hint=f"publish them first: maang run-day --date {request.sessions[0]}{{flags}}",

@@ -104,7 +104,7 @@ def _(value: Audit) -> str:
 
 @line.register(Published)
 def _(value: Published) -> str:
-    return _changes(value.replaced, "row") + _absent(value.absent)
+    return _changes(value.replaced, "row")
 
 
 @line.register(Cumulated)
@@ -157,8 +157,12 @@ def _(value: Ingested) -> Iterator[RenderableType]:
 
 
 @people.register(Published)
+def _(value: Published) -> Iterator[RenderableType]:
+    yield escape(f"{value.replaced.table}: {line(value)}{_absent(value.absent)}")
+
+
 @people.register(Cumulated)
-def _(value: Published | Cumulated) -> Iterator[RenderableType]:
+def _(value: Cumulated) -> Iterator[RenderableType]:
     yield escape(f"{value.replaced.table}: {line(value)}")
 
 

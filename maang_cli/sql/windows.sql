@@ -1,7 +1,8 @@
 -- The 7-session windows that end on the sessions asked for.
 -- A window is a range of session numbers, not the last 7 rows: a hole in production makes it shorter.
 -- The mean of up to 7 whole numbers never ties at its third decimal (that takes a divisor of 8), nor does a standard deviation of
--- up to 7 cents values at its fifth, so the casts round the same way in every engine.
+-- up to 7 cents values at its fifth, so the casts round the same way in every engine. The variance is (n * sum(x^2) - sum(x)^2) /
+-- (n * (n - 1)), its numerator an exact decimal: stddev_samp works in doubles throughout, and was seen to cross a near-tie.
 WITH calendar AS (
   SELECT date, session_number FROM (VALUES {calendar}) AS c(date, session_number)
 ), bars AS (
@@ -20,8 +21,25 @@ WITH calendar AS (
     array_agg(close) OVER w AS last_7_days_close,
     array_agg(volume) OVER w AS last_7_days_volume,
     CAST(avg(volume) OVER w AS DECIMAL(15,2)) AS avg_7_day_volume,
-    TRY_CAST(stddev_samp(close) OVER w AS DECIMAL(10,4)) AS volatility_7_day
+    count(close) OVER w AS n,
+    sum(close) OVER w AS total,
+    sum(CAST(close AS DECIMAL(19,2)) * CAST(close AS DECIMAL(19,2))) OVER w AS squares
   FROM bars
   WINDOW w AS (PARTITION BY ticker ORDER BY session_number RANGE BETWEEN 6 PRECEDING AND CURRENT ROW)
 )
-SELECT * FROM windows WHERE date IN ({targets})
+SELECT
+  ticker,
+  date,
+  last_7_days_open,
+  last_7_days_high,
+  last_7_days_low,
+  last_7_days_close,
+  last_7_days_volume,
+  avg_7_day_volume,
+  CASE
+    WHEN n > 1 THEN TRY_CAST(
+      sqrt(CAST(n * squares - total * total AS DOUBLE) / CAST(n * (n - 1) AS DOUBLE)) AS DECIMAL(10,4)
+    )
+  END AS volatility_7_day
+FROM windows
+WHERE date IN ({targets})

@@ -1,0 +1,135 @@
+"""Bars as a vendor sends them, and both tables recomputed from them in plain `decimal`. Shares no code with maang_cli."""
+
+from __future__ import annotations
+
+import warnings
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
+from functools import cache
+
+from tests.polygon_server import session_end
+
+WINDOW = 7
+LARGEST_VOLATILITY = Decimal("999999.9999")
+PRICES = ("open", "high", "low", "close")
+
+Row = dict[str, object]
+Key = tuple[str, date]
+"""Ticker and session."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar; its numbers digit by digit as the vendor writes them."""
+
+    ticker: str
+    date: date
+    open: str
+    high: str
+    low: str
+    close: str
+    volume: str
+    vwap: str | None = None
+    transactions: str | None = None
+
+
+@cache
+def sessions() -> tuple[date, ...]:
+    """Every XNYS session from 1989-12-01 to 2027-01-31, according to exchange_calendars."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it asks pandas for what a coming version will answer differently
+        import exchange_calendars
+
+        calendar = exchange_calendars.get_calendar("XNYS", start="1989-12-01", end="2027-01-31")
+    return tuple(stamp.date() for stamp in calendar.sessions)
+
+
+def window(session: date) -> tuple[date, ...]:
+    """The last 7 sessions up to and including `session`, oldest first."""
+    end = bisect_right(sessions(), session)
+    return sessions()[end - WINDOW : end]
+
+
+def run_of(first: date, count: int) -> tuple[date, ...]:
+    """`count` sessions in a row, from `first` on."""
+    start = sessions().index(first)
+    return sessions()[start : start + count]
+
+
+def rounded(number: str | Decimal, places: int) -> Decimal:
+    """Half up, away from zero at a tie."""
+    return Decimal(number).quantize(Decimal(1).scaleb(-places), context=Context(prec=60, rounding=ROUND_HALF_UP))
+
+
+def production(bars: Iterable[Bar]) -> dict[Key, Row]:
+    """What production holds of these bars, by ticker and session; without the stamp."""
+    return {(bar.ticker, bar.date): _production(bar) for bar in bars}
+
+
+def _production(bar: Bar) -> Row:
+    return {
+        "ticker": bar.ticker,
+        "date": bar.date,
+        **{name: rounded(getattr(bar, name), 2) for name in PRICES},
+        "volume": int(rounded(bar.volume, 0)),
+        "vwap": None if bar.vwap is None else rounded(bar.vwap, 2),
+        "transactions": None if bar.transactions is None else int(bar.transactions),
+    }
+
+
+def cumulative(bars: Iterable[Bar]) -> dict[Key, Row]:
+    """What the cumulative table holds when production holds these bars; without the stamp."""
+    held = production(bars)
+    return {key: _cumulative(key, held) for key in held}
+
+
+def _cumulative(key: Key, held: Mapping[Key, Row]) -> Row:
+    ticker, session = key
+    rows = [held[ticker, day] for day in window(session) if (ticker, day) in held]
+    volumes = [Decimal(str(row["volume"])) for row in rows]
+    with localcontext(prec=60):
+        mean = sum(volumes, Decimal(0)) / len(volumes)
+    return {
+        "ticker": ticker,
+        "date": session,
+        **{f"last_7_days_{name}": [row[name] for row in rows] for name in (*PRICES, "volume")},
+        "avg_7_day_volume": rounded(mean, 2),
+        "volatility_7_day": volatility([Decimal(str(row["close"])) for row in rows]),
+    }
+
+
+def volatility(closes: Sequence[Decimal]) -> Decimal | None:
+    """The sample standard deviation; None for fewer than 2 closes, and above what DECIMAL(10,4) holds."""
+    if len(closes) < 2:
+        return None
+    with localcontext(prec=60):
+        mean = sum(closes, Decimal(0)) / len(closes)
+        squares = sum(((close - mean) ** 2 for close in closes), Decimal(0))
+        deviation = rounded((squares / (len(closes) - 1)).sqrt(), 4)
+    return deviation if deviation <= LARGEST_VOLATILITY else None
+
+
+def by_key(rows: Iterable[Row], *, without: str) -> dict[Key, Row]:
+    """A table's rows as the functions above give them: by ticker and session, without the stamp; one row a key."""
+    found: dict[Key, Row] = {}
+    for row in rows:
+        key = (str(row["ticker"]), date.fromisoformat(str(row["date"])))
+        assert key not in found, f"two rows of {key}"
+        found[key] = {name: value for name, value in row.items() if name != without}
+    return found
+
+
+def answer(bars: Iterable[Bar]) -> bytes:
+    """A grouped answer that holds these bars, each number digit by digit as the bar has it."""
+    rows = [_json(bar) for bar in bars]
+    head = f'{{"queryCount":{len(rows)},"resultsCount":{len(rows)},"adjusted":false,"status":"OK","results":['
+    return f"{head}{','.join(rows)}]}}".encode()
+
+
+def _json(bar: Bar) -> str:
+    numbers = {"o": bar.open, "h": bar.high, "l": bar.low, "c": bar.close, "v": bar.volume, "vw": bar.vwap, "n": bar.transactions}
+    given = "".join(f',"{key}":{value}' for key, value in numbers.items() if value is not None)
+    return f'{{"T":"{bar.ticker}","t":{session_end(bar.date)}{given}}}'

@@ -1,0 +1,34 @@
+"""Golden files: what a person reads, as it was approved. With UPDATE_GOLDEN=1 in the environment they are written anew."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "golden"
+
+_MASKS = (
+    (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", "YYYY-MM-DD hh:mm:ssZ"),  # as wide as what it hides: it stands in tables
+    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)", "YYYY-MM-DDThh:mm:ssZ"),
+    (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
+    (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID"),
+)
+
+
+def masked(text: str, folder: Path) -> str:
+    """`text` without what differs between two runs: times, ports, the path of `folder`; and without spaces at a line's end."""
+    text = text.replace(str(folder), "/FOLDER")
+    for pattern, mask in _MASKS:
+        text = re.sub(pattern, mask, text)
+    return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+
+
+def assert_golden(name: str, text: str) -> None:
+    """`text` is what the file holds."""
+    path = FOLDER / f"{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN") == "1":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    assert path.is_file(), f"{path.name} is not there; UPDATE_GOLDEN=1 writes it"
+    assert text == path.read_text("utf-8")

@@ -1,0 +1,111 @@
+"""Real bars, digit by digit, from a loopback Polygon through the real commands into both tables."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from datetime import UTC, date, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from maang_cli import pipeline, settings
+from maang_cli.pipeline import Request
+from maang_cli.warehouses import WAREHOUSES
+from tests import expected
+from tests.conftest import Maang
+from tests.expected import Bar
+from tests.polygon_server import PolygonServer
+
+TICKERS = "META,AAPL,AMZN,NFLX,GOOGL"
+NFLX_SPLIT = date(2025, 11, 17)
+SESSIONS = expected.run_of(date(2025, 10, 20), 30)
+"""20 October to 1 December: the split has a whole window on either side; Thanksgiving and the early close after it are in it."""
+
+
+def csv_bars(market: Path) -> list[Bar]:
+    with (market / "daily_bars_2025H2.csv").open(newline="") as file:
+        return [Bar(date=date.fromisoformat(row.pop("date")), **row) for row in csv.DictReader(file)]
+
+
+def recorded_bars(path: Path, ticker: str) -> list[Bar]:
+    """The bars in a recorded answer, of `ticker` where they don't say; their numbers stay text."""
+    found = json.loads(path.read_text(), parse_float=str, parse_int=str)
+    return [recorded_bar(row, ticker) for row in (found if isinstance(found, list) else found["results"])]
+
+
+def recorded_bar(row: dict[str, str], ticker: str) -> Bar:
+    keys = {"open": "o", "high": "h", "low": "l", "close": "c", "volume": "v", "vwap": "vw", "transactions": "n"}
+    day = datetime.fromtimestamp(int(row["t"]) // 1000, UTC).astimezone(ZoneInfo("America/New_York")).date()
+    return Bar(row.get("T") or row.get("symbol") or ticker, day, **{name: row[key] for name, key in keys.items()})
+
+
+def serve(polygon: PolygonServer, bars: Iterable[Bar]) -> list[date]:
+    """Serves the bars, and returns their sessions."""
+    days: dict[date, list[Bar]] = {}
+    for bar in bars:
+        days.setdefault(bar.date, []).append(bar)
+    polygon.bodies = {day: expected.answer(rows) for day, rows in days.items()}
+    return sorted(days)
+
+
+def tables(days: Sequence[date], tickers: str) -> tuple[dict[expected.Key, expected.Row], dict[expected.Key, expected.Row]]:
+    """What production and cumulative hold, without the stamps."""
+    chosen = settings.load(tickers=tickers)
+    request = Request(chosen.tickers, tuple(days))
+    with closing(WAREHOUSES[chosen.warehouse](chosen)) as warehouse:
+        production = pipeline.show(warehouse, request).rows.to_pylist()
+        cumulative = pipeline.show(warehouse, request, "cumulative").rows.to_pylist()
+    return (
+        expected.by_key(production, without="insertion_timestamp"),
+        expected.by_key(cumulative, without="updated_at"),
+    )
+
+
+def test_30_sessions_in_a_row_equal_the_recomputation_nflx_split_included(
+    market: Path, polygon: PolygonServer, maang: Maang
+) -> None:
+    bars = [bar for bar in csv_bars(market) if bar.date in SESSIONS]
+    assert len(bars) == 5 * len(SESSIONS)
+    assert NFLX_SPLIT in SESSIONS[7:-7]
+    serve(polygon, bars)
+    for day in SESSIONS:
+        outcome = maang("run-day", "--date", str(day), "--tickers", TICKERS)
+        assert outcome.code == 0, outcome.err
+    assert tables(SESSIONS, TICKERS) == (expected.production(bars), expected.cumulative(bars))
+
+    shown = maang("show", "--date", str(NFLX_SPLIT), "--table", "cumulative", "--tickers", "NFLX", "--json")
+    [row] = json.loads(shown.out)["rows"]
+    assert row["last_7_days_close"][-2:] == ["1112.17", "110.29"]
+    assert row["last_7_days_open"][-1] == "110.75"
+
+
+@pytest.mark.parametrize(
+    ("name", "tickers"),
+    [
+        ("aggs_day_2025-10-14_AAPL_GOOGL_MSFT_AMZN_TSLA", "AAPL,GOOGL,MSFT,AMZN,TSLA"),
+        ("aggs_AAPL_1day_2005-04-01_2005-04-04", "AAPL"),
+        ("issue846_META_ticker_reuse_bars", "META"),
+        ("prev_AAPL_2022-04-26", "AAPL"),
+        ("grouped_mock", "GIK"),
+    ],
+)
+def test_recorded_bars_equal_the_recomputation(
+    name: str, tickers: str, market: Path, polygon: PolygonServer, maang: Maang
+) -> None:
+    bars = recorded_bars(market / "recorded" / f"{name}.json", tickers)
+    days = serve(polygon, bars)
+    for day in days:
+        outcome = maang("run-day", "--date", str(day), "--tickers", tickers)
+        assert outcome.code == 0, outcome.err
+    assert tables(days, tickers) == (expected.production(bars), expected.cumulative(bars))
+
+
+def test_a_recorded_answer_with_adjusted_bars_is_refused(market: Path, polygon: PolygonServer, maang: Maang) -> None:
+    polygon.bodies[date(2020, 10, 14)] = (market / "recorded" / "grouped_mock.json").read_bytes()
+    outcome = maang("run-day", "--date", "2020-10-14", "--tickers", "GIK")
+    assert outcome.code == 4
+    assert "adjusted bars, where bars as traded were asked for" in outcome.err
