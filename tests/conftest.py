@@ -1,4 +1,4 @@
-"""What every test shares: a clean environment, a warehouse of its own, a Polygon on loopback, `maang` in this process or in another."""
+"""What every test shares: a clean environment, a warehouse of its own, a Polygon on loopback, `maang` in process or beside it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def maang_process() -> Maang:
     """`maang` as a process of its own."""
 
     def run(*argv: str) -> Outcome:
-        done = subprocess.run([sys.executable, "-m", "maang_cli", *argv], capture_output=True, text=True, timeout=120, check=False)
+        argv = (sys.executable, "-m", "maang_cli", *argv)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     return run
