@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import sqlalchemy.exc
 from pydantic import ValidationError
+from pyiceberg.exceptions import ValidationError as IcebergValidationError
 
 from maang_cli.errors import MaangError, WarehouseDenied, WarehouseFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+# What a spoilt catalog, metadata file, Avro file or Parquet file makes its reader raise.
+_DAMAGE = (
+    sqlalchemy.exc.SQLAlchemyError,
+    ValidationError,
+    IcebergValidationError,
+    EOFError,
+    UnicodeDecodeError,
+    pa.ArrowException,
+)
 
 
 @contextmanager
@@ -37,7 +49,7 @@ def translated(root: Path) -> Iterator[None]:
         if "unable to open" in said or "readonly" in said:
             raise WarehouseDenied(f"{root}: {said}", hint="give MAANG_HOME a folder that you can write to") from exc
         raise WarehouseFailed(f"the catalog in {root}: {said}", hint="run the same command again") from exc
-    except (sqlalchemy.exc.SQLAlchemyError, ValidationError, pa.ArrowException) as exc:
+    except _DAMAGE as exc:
         said = str(getattr(exc, "orig", exc)).splitlines()[0]
         raise WarehouseDenied(
             f"the warehouse in {root} is damaged: {said}", hint="restore it, or give MAANG_HOME another folder"
@@ -56,7 +68,8 @@ def _disk_error(root: Path, exc: OSError) -> MaangError:
         (errno.EROFS, WarehouseDenied, "give MAANG_HOME a folder that you can write to"),
         (errno.ENOTDIR, WarehouseDenied, "give MAANG_HOME a folder"),
         (errno.EEXIST, WarehouseDenied, "give MAANG_HOME a folder"),
+        (errno.EISDIR, WarehouseDenied, "move it away, or give MAANG_HOME another folder"),
     ):
         if exc.errno == number or f"errno {number}" in said:
-            return error(f"{root}: {said}", hint=hint)
-    return WarehouseFailed(f"{root}: {said}", hint="check the disk, then run the same command again")
+            return error(f"{exc.filename or root}: {said}", hint=hint)
+    return WarehouseFailed(f"{exc.filename or root}: {said}", hint="check the disk, then run the same command again")

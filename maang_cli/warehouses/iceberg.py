@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy
 from filelock import FileLock, Timeout
-from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import (
     CommitFailedException,
     NamespaceAlreadyExistsError,
@@ -32,6 +31,7 @@ from pyiceberg.transforms import IdentityTransform
 from maang_cli.errors import WarehouseDenied, WarehouseFailed
 from maang_cli.tables import iceberg_schema
 from maang_cli.warehouses import litter
+from maang_cli.warehouses.catalog import LocalCatalog
 from maang_cli.warehouses.disk_errors import translated
 
 if TYPE_CHECKING:
@@ -79,6 +79,11 @@ class Store:
     """
 
     def __init__(self, root: Path, schema: str, keep_snapshots: int) -> None:
+        if found := sorted(set("#?") & set(str(root))):
+            raise WarehouseDenied(
+                f"{root}: PyIceberg takes {' and '.join(found)} in a path for the end of it",
+                hint="give MAANG_HOME another folder",
+            )
         self.root = root
         self.schema = schema
         self._keep = keep_snapshots
@@ -95,9 +100,9 @@ class Store:
                 with self._locked():  # two processes that create SQLite's tables at once trip over each other
                     self.catalog = self._open()
 
-    def _open(self) -> SqlCatalog:
+    def _open(self) -> LocalCatalog:
         uri = sqlalchemy.URL.create("sqlite", database=str(self.root / "catalog.db"), query={"timeout": "60"})
-        return SqlCatalog("maang", uri=uri.render_as_string(), warehouse=_location(self.root))
+        return LocalCatalog("maang", self._note.will_write, uri=uri.render_as_string(), warehouse=_location(self.root))
 
     def close(self) -> None:
         self.catalog.close()
@@ -152,7 +157,7 @@ class Store:
             if expired := litter.expired(transaction.table_metadata, self._keep):
                 doomed = litter.unreachable_without(expired, transaction)
                 ExpireSnapshots(transaction).by_ids(expired).commit()
-                self._note.write(self.schema, transaction._table.name()[-1], writer, doomed)
+                self._note.will_delete(doomed)
             transaction.commit_transaction()
         except (CommitFailedException, ValidationException) as exc:
             raise Overtaken from exc
@@ -180,7 +185,7 @@ class Store:
         with translated(self.root), self._locked():
             writer = uuid.uuid4()
             self._note.sweep(self.root, self.catalog)
-            self._note.write(self.schema, name, writer, [])
+            self._note.begin(self.schema, name, writer)
             try:
                 yield writer
             except BaseException:

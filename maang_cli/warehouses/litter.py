@@ -72,12 +72,26 @@ class Note:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._note: dict[str, str | Sequence[str]] = {}
 
-    def write(self, schema: str, table: str, writer: uuid.UUID, doomed: Sequence[str]) -> None:
-        """`writer` is in the names of the files that it makes; `doomed` are to go once it has committed."""
-        note = {"schema": schema, "table": table, "writer": str(writer), "doomed": doomed}
+    def begin(self, schema: str, table: str, writer: uuid.UUID) -> None:
+        """`writer` is in the names of the files that it makes."""
+        self._note = {"schema": schema, "table": table, "writer": str(writer), "metadata": "", "doomed": []}
+        self._write()
+
+    def will_write(self, metadata: str) -> None:
+        """A metadata file, whose name PyIceberg makes up."""
+        self._note["metadata"] = metadata
+        self._write()
+
+    def will_delete(self, doomed: Sequence[str]) -> None:
+        """Files that are to go once the writer has committed."""
+        self._note["doomed"] = doomed
+        self._write()
+
+    def _write(self) -> None:
         draft = self._path.with_suffix(".new")
-        draft.write_text(json.dumps(note))
+        draft.write_text(json.dumps(self._note))
         draft.replace(self._path)  # a note is whole or it is not there
 
     def remove(self) -> None:
@@ -90,8 +104,13 @@ class Note:
         """
         if not self._path.exists():
             return
-        note = json.loads(self._path.read_text())
-        folder = root / note["schema"] / note["table"]
+        try:
+            note = json.loads(self._path.read_text())
+            folder = root / note["schema"] / note["table"]
+            writer, doomed, own = str(note["writer"]), list(note["doomed"]), Path(note["metadata"]).name
+        except (ValueError, TypeError, KeyError):  # not as we write it: there is nothing to go by
+            self.remove()
+            return
         try:
             with translated(root):
                 table = catalog.load_table((note["schema"], note["table"]))
@@ -100,21 +119,19 @@ class Note:
         except MaangError:
             log.warning("can't tidy up after an interrupted write: %s.%s is damaged", note["schema"], note["table"])
         else:
-            if any(note["writer"] in snapshot.manifest_list for snapshot in table.metadata.snapshots):
-                delete(note["doomed"])
+            if any(writer in snapshot.manifest_list for snapshot in table.metadata.snapshots):
+                delete(doomed)
             else:
-                for path in folder.rglob(f"*{note['writer']}*"):
+                for path in folder.rglob(f"*{writer}*"):
                     path.unlink(missing_ok=True)
-            _sweep_metadata(folder / "metadata", table, note["writer"])
+            _sweep_metadata(folder / "metadata", table, own)
         self.remove()
 
 
-def _sweep_metadata(folder: Path, table: Table, writer: str) -> None:
-    """Metadata files don't carry the writer's id in their names: its own speak of it, or are older than the table's log."""
-    known = {Path(entry.metadata_file).name for entry in table.metadata.metadata_log}
+def _sweep_metadata(folder: Path, table: Table, own: str) -> None:
+    """Remove the writer's `own` metadata file, unless it was committed, and those that are older than the table's log."""
     current = Path(table.metadata_location).name
+    known = {Path(entry.metadata_file).name for entry in table.metadata.metadata_log} | {current}
     for path in folder.glob("*.metadata.json"):
-        if path.name in known or path.name == current:
-            continue
-        if path.name < current or writer in path.read_text(errors="replace"):
+        if path.name not in known and (path.name < current or path.name == own):
             path.unlink(missing_ok=True)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("maang")
 
 EPOCH = date(1970, 1, 1)
+OUTCOME = "maang: outcome"
 ATTEMPTS = 10
 """How often a commit is computed anew when a writer that doesn't hold our lock (Spark, say) is faster."""
 
@@ -156,7 +157,8 @@ class LocalWarehouse:
     def _rows(self, read: Read) -> pa.Table:
         table = self._must(read.table)
         which = "true" if read.sessions is None else f"date >= '{read.sessions[0]}' and date <= '{read.sessions[1]}'"
-        return table.scan(which, snapshot_id=self._snapshot(read, table)).to_arrow()
+        columns = tuple(column.name for column in read.table.columns)
+        return table.scan(which, selected_fields=columns, snapshot_id=self._snapshot(read, table)).to_arrow()
 
     def _snapshot(self, read: Read, table: IcebergTable) -> int | None:
         if read.as_of is None:
@@ -172,7 +174,7 @@ class LocalWarehouse:
         )
 
     def _counts(self, table: Table, merged: pa.Table) -> Replaced:
-        counts = {row["values"]: row["counts"] for row in pc.value_counts(merged["outcome"]).to_pylist()}
+        counts = {row["values"]: row["counts"] for row in pc.value_counts(merged[OUTCOME]).to_pylist()}
         return Replaced(self.full_name(table), *(counts.get(name, 0) for name in ("inserted", "updated", "deleted", "unchanged")))
 
     def _merge(self, table: Table, old: pa.Table, new: pa.Table, tickers: Sequence[str]) -> pa.Table:
@@ -181,35 +183,33 @@ class LocalWarehouse:
         inserted, updated, unchanged: a row of `new`, with the stamp that it keeps or gets; deleted: asked for and not in `new`,
         or a second copy; carried: a row of another ticker.
         """
+        own = [column.name for column in table.columns]
+        numbered = old.select(own).append_column("place", pa.array(range(old.num_rows), pa.int64()))
         now = f"TIMESTAMPTZ '{datetime.now(UTC).isoformat()}'"
         differs = " OR ".join(f"n.{name} IS DISTINCT FROM o.{name}" for name in table.values)
-        fate = f"CASE WHEN o.ticker IS NULL THEN 'inserted' WHEN {differs} THEN 'updated' ELSE 'unchanged' END"
-        quoted = [_quote(name) for name in old.column_names]
-        columns = ", ".join(
-            f"CASE WHEN o.ticker IS NULL OR {differs} THEN {now} ELSE o.{name} END AS {name}"
-            if name == table.stamp
-            else f"{'n' if name in table.values else 'o'}.{quoted[i]} AS {quoted[i]}"
-            for i, name in enumerate(old.column_names)
-        )
         text = f"""
 WITH asked AS (SELECT ticker FROM (VALUES {sql.rows(map(sql.string, tickers))}) AS a(ticker)),
 old AS (
   SELECT *, row_number() OVER (PARTITION BY ticker, date ORDER BY {table.stamp}) AS copy FROM {{old}}
 )
-SELECT {columns}, {fate} AS outcome
+SELECT
+  {", ".join(f"n.{name}" for name in table.values)},
+  CASE WHEN o.ticker IS NULL OR {differs} THEN {now} ELSE o.{table.stamp} END AS {table.stamp},
+  o.place,
+  CASE WHEN o.ticker IS NULL THEN 'inserted' WHEN {differs} THEN 'updated' ELSE 'unchanged' END AS outcome
 FROM {{new}} AS n LEFT JOIN old AS o ON o.ticker = n.ticker AND o.date = n.date AND o.copy = 1
 UNION ALL
-SELECT {", ".join(f"o.{name}" for name in quoted)},
+SELECT
+  {", ".join(f"o.{name}" for name in (*table.values, table.stamp))},
+  o.place,
   CASE WHEN o.ticker IN (SELECT ticker FROM asked) THEN 'deleted' ELSE 'carried' END
 FROM old AS o LEFT JOIN {{new}} AS n ON o.ticker = n.ticker AND o.date = n.date
 WHERE n.ticker IS NULL OR o.copy > 1
 ORDER BY ticker"""
-        holes = {"old": self._relation("old", old), "new": self._relation("new", new)}
-        return self._run(Query(text), holes)
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+        merged = self._run(Query(text), {"old": self._relation("old", numbered), "new": self._relation("new", new)})
+        # A user's own columns, whatever their names, come along outside of SQL.
+        columns = [merged[name] if name in own else old[name].take(merged["place"]) for name in old.column_names]
+        return pa.table([*columns, merged["outcome"]], names=[*old.column_names, OUTCOME])
 
 
 def _fields(table: Table, names: Sequence[str]) -> pa.Schema:
@@ -217,13 +217,13 @@ def _fields(table: Table, names: Sequence[str]) -> pa.Schema:
 
 
 def _changed_days(merged: pa.Table) -> set[date]:
-    changed = pc.invert(pc.is_in(merged["outcome"], pa.array(["unchanged", "carried"])))
+    changed = pc.invert(pc.is_in(merged[OUTCOME], pa.array(["unchanged", "carried"])))
     return set(merged["date"].filter(changed).to_pylist())
 
 
 def _published(merged: pa.Table, days: set[date]) -> pa.Array:
     """Which rows go into the changed partitions."""
-    return pc.and_(pc.is_in(merged["date"], pa.array(sorted(days), pa.date32())), pc.not_equal(merged["outcome"], "deleted"))
+    return pc.and_(pc.is_in(merged["date"], pa.array(sorted(days), pa.date32())), pc.not_equal(merged[OUTCOME], "deleted"))
 
 
 def _day_of(file: DataFile) -> date:

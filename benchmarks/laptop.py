@@ -1,0 +1,222 @@
+"""What `maang` costs on a laptop, as ratios against peers, all measured in one run.
+
+    uv run benchmarks/laptop.py            some 8 minutes on 2 cores
+    uv run benchmarks/laptop.py --quick    half a minute; every part once, figures that mean little
+
+1. `maang --help` against a bare Typer app with the same commands.
+2. `maang run-day --source sample` against `by_hand.py`: the same imports and commits, and nothing else. A new day each time.
+3. Day 400 against day 2: one warehouse holds 380 days, another one day, then they take turns for 20 days. Each day runs in a
+   process of its own that has imported everything and cached nothing: imports would hide what grows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import multiprocessing
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from timing import Cost, clean_environment, interleaved, machine, process
+
+from maang_cli import sessions
+from maang_cli.cli import app, main
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pyiceberg.table import Table
+
+PACKAGES = (
+    "maang-cli",
+    "typer",
+    "rich",
+    "pydantic-settings",
+    "holidays",
+    "pyarrow",
+    "duckdb",
+    "pyiceberg",
+    "sqlalchemy",
+    "pandas",
+)
+PRELOADED = [
+    "maang_cli.cli",
+    "maang_cli.render",
+    "maang_cli.sources.sample",
+    "maang_cli.warehouses.local",
+    "holidays.financial.ny_stock_exchange",
+    "sqlalchemy.dialects.sqlite",
+]
+"""What `run-day` imports, for the process that the days of the third comparison are forked from."""
+SIZES = {
+    "files": "files",
+    "bytes": "bytes",
+    "bytes of metadata.json, both tables": "metadata",
+    "files that nothing reaches": "unreachable",
+}
+LABEL = 50
+FORKS = multiprocessing.get_context("forkserver")
+
+
+@dataclass(frozen=True)
+class Plan:
+    repetitions: int
+    """Of the first two comparisons."""
+    days: int
+    """How old the old warehouse gets."""
+    turns: int
+    """The last days of the old and of the young warehouse, run in turns."""
+    sized: tuple[int, ...]
+    """After which days the old warehouse is measured on disk, beside the last."""
+
+
+FULL = Plan(repetitions=9, days=400, turns=20, sized=(2, 100, 200))
+QUICK = Plan(repetitions=1, days=3, turns=1, sized=(2,))
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a warehouse takes on disk."""
+
+    files: int
+    bytes: int
+    metadata: int
+    """Bytes of the newest metadata.json of the two tables: read by every command, rewritten by every commit."""
+    unreachable: int
+    """Files of the tables that neither a snapshot nor the log of metadata.json reaches."""
+
+
+def days() -> Iterator[str]:
+    """Sessions, oldest first: 751 of them."""
+    return map(str, sessions.between(date(2022, 1, 3), date(2024, 12, 31)))
+
+
+def run_day(home: str, day: str) -> list[str]:
+    return ["run-day", "--source", "sample", "--home", str(Path(home).absolute()), "--date", day]
+
+
+def start_up(plan: Plan) -> dict[str, Cost]:
+    commands = [command.name for command in app.registered_commands]
+    lines = [f"@app.command({name!r})\ndef command_{n}(date: str) -> None:\n    'Do it.'" for n, name in enumerate(commands)]
+    # A module, as ours is: Python keeps both compiled.
+    Path("bare.py").write_text("\n".join(["import typer", "app = typer.Typer()", *lines]) + "\n")
+    run_it = "import sys; from {} import {}; sys.argv = ['x', '--help']; {}()"
+    runs = {
+        "maang": partial(process, "-c", run_it.format("maang_cli.cli", "main", "main")),
+        "peer": partial(process, "-c", run_it.format("bare", "app", "app")),
+    }
+    interleaved(runs, 1)
+    return interleaved(runs, plan.repetitions)
+
+
+def whole_process(plan: Plan) -> dict[str, Cost]:
+    ours, theirs = days(), days()
+    by_hand = str(Path(__file__).with_name("by_hand.py"))
+    Path("by_hand").mkdir()
+    runs = {
+        "maang": lambda: process("-m", "maang_cli", *run_day("whole", next(ours))),
+        "peer": lambda: process(by_hand, str(Path("by_hand").absolute()), "--date", next(theirs)),
+    }
+    interleaved(runs, 1)  # the first day makes the tables
+    return interleaved(runs, plan.repetitions)
+
+
+def growth(plan: Plan) -> tuple[dict[str, Cost], dict[int, Size]]:
+    FORKS.set_forkserver_preload(PRELOADED)
+    old, young = days(), days()
+    sizes = {}
+    for number in range(1, plan.days - plan.turns + 1):
+        forked("old", next(old))
+        if number in plan.sized:
+            sizes[number] = size("old")
+    forked("young", next(young))
+    runs = {"maang": lambda: forked("old", next(old)), "peer": lambda: forked("young", next(young))}
+    costs = interleaved(runs, plan.turns)
+    return costs, sizes | {plan.days: size("old")}
+
+
+def forked(home: str, day: str) -> Cost:
+    with FORKS.Pool(1) as pool:
+        return pool.apply(in_this_process, (run_day(home, day),))
+
+
+def in_this_process(argv: list[str]) -> Cost:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
+        wall, cpu = time.perf_counter(), time.process_time()
+        code = main(argv)
+        cost = Cost(time.perf_counter() - wall, time.process_time() - cpu)
+    if code:
+        raise RuntimeError(f"maang {' '.join(argv)} ended with {code}: {said.getvalue()}")
+    return cost
+
+
+def size(home: str) -> Size:
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    root = Path(home, "warehouse").absolute()
+    catalog = SqlCatalog("maang", uri=f"sqlite:///{root}/catalog.db", warehouse=f"file://{root}")
+    tables = [catalog.load_table(name) for name in catalog.list_tables("maang_sample")]
+    catalog.close()
+    files = {f"file://{path}": path.stat().st_size for path in root.rglob("*") if path.is_file()}
+    known = set().union(*map(reachable, tables))
+    return Size(
+        files=len(files),
+        bytes=sum(files.values()),
+        metadata=sum(files[table.metadata_location] for table in tables),
+        unreachable=sum(name not in known for name in files if "/maang_sample/" in name),
+    )
+
+
+def reachable(table: Table) -> set[str]:
+    files = {table.metadata_location, *(entry.metadata_file for entry in table.metadata.metadata_log)}
+    for snapshot in table.metadata.snapshots:
+        files.add(snapshot.manifest_list)
+        for manifest in snapshot.manifests(table.io):
+            if manifest.manifest_path not in files:
+                files.add(manifest.manifest_path)
+                files.update(entry.data_file.file_path for entry in manifest.fetch_manifest_entry(table.io))
+    return files
+
+
+def print_costs(rows: dict[str, tuple[dict[str, Cost], str]]) -> None:
+    print(f"{'':{LABEL}}{'maang':>10}{'peer':>10}{'ratio':>10}{'in CPU':>10}{'goal':>10}")
+    for label, (cost, goal) in rows.items():
+        ours, peer = cost["maang"], cost["peer"]
+        times = f"{ours.wall:>8.3f} s{peer.wall:>8.3f} s{ours.wall / peer.wall:>10.2f}{ours.cpu / peer.cpu:>10.2f}"
+        print(f"{label:{LABEL}}{times}{goal:>10}")
+
+
+def print_sizes(sizes: dict[int, Size]) -> None:
+    print(f"{'on disk after day':{LABEL}}" + "".join(f"{day:>12,}" for day in sizes))
+    for label, name in SIZES.items():
+        print(f"{label:{LABEL}}" + "".join(f"{getattr(each, name):>12,}" for each in sizes.values()))
+
+
+def measure(plan: Plan) -> None:
+    print(machine(PACKAGES), flush=True)
+    started = time.perf_counter()
+    rows = {"--help / a bare Typer app": (start_up(plan), "1.5")}
+    rows["run-day / imports and commits by hand"] = (whole_process(plan), "1.3")
+    costs, sizes = growth(plan)
+    label = f"run-day, days {plan.days - plan.turns + 1}-{plan.days} / 2-{plan.turns + 1}, imports aside"
+    rows[label] = (costs, "1.2")
+    print()
+    print_costs(rows)
+    repetitions = f"{plan.repetitions}, {plan.repetitions} and {plan.turns}"
+    print(f"medians of {repetitions} repetitions in turns; {time.perf_counter() - started:.0f} s in all\n")
+    print_sizes(sizes)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="What maang costs on a laptop, as ratios against peers.")
+    parser.add_argument("--quick", action="store_true", help="every part once, as a test of this program")
+    quick = parser.parse_args().quick
+    clean_environment()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        measure(QUICK if quick else FULL)
