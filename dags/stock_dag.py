@@ -10,9 +10,8 @@ import json
 import os
 import re
 import subprocess
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from airflow.providers.standard.operators.bash import BashOperator
@@ -37,15 +36,19 @@ DOC = """\
 ### One day of stock bars: fetched, audited, published atomically
 
 ```
-                  ┌─ create_staging_table ────┐                                                                  ┌─ drop_staging_table
-create_schema ────┼─ create_prod_table ───────┼──── load_to_staging ─ run_dq_check ─ exchange_data_from_staging ─┤
-                  └─ create_cumulative_table ─┘                                                                  └─ cumulate_step
+                ┌─ create_staging_table ────┐
+create_schema ──┼─ create_prod_table ───────┼── load_to_staging ── run_dq_check ─┐
+                └─ create_cumulative_table ─┘                                    │
+                                 ┌───────────────────────────────────────────────┘
+                                 │                              ┌─ drop_staging_table
+                                 └─ exchange_data_from_staging ─┤
+                                                                └─ cumulate_step
 ```
 
 Every day at 06:00 New York, for the day before. Each task is one `maang` command with `--date`.
 
-**Nothing is cleared first.** `exchange_data_from_staging` and `cumulate_step` put a day in the place of its former self in one commit,
-so a reader sees the old rows or the new ones, never a day that has vanished. That is why there is no task that clears.
+**Nothing is cleared first.** `exchange_data_from_staging` and `cumulate_step` put a day in the place of its former self in one
+commit, so a reader sees the old rows or the new ones, never a day that has vanished. That is why no task clears on its own.
 
 | exit code | task | |
 |---|---|---|
@@ -74,13 +77,13 @@ REFUSED = 3
 CHECK_SECONDS = 600
 """How long an alert waits for `maang check`: a stopped warehouse may have to start first."""
 
-PRODUCTION = Asset("daily_stock_prices", uri="maang://daily_stock_prices")
-CUMULATIVE = Asset("daily_stock_prices_cumulative", uri="maang://daily_stock_prices_cumulative")
+PRODUCTION = Asset("daily_stock_prices")
+CUMULATIVE = Asset("daily_stock_prices_cumulative")
 
 DATE = "{{ params.date or ds | default('') }}"
 """`ds` is undefined in a manual run without a logical date; maang then says that the date is missing."""
 SHARED_OPTIONS = '"--date=$STOCK_DATE" ${STOCK_TICKERS:+"--tickers=$STOCK_TICKERS"}'
-"""Values travel as variables, so that bash never reads them as code, and behind `=`, so that maang never reads them as options."""
+"""Values travel as variables, so that bash never reads them as code; behind `=`, so that maang never reads them as options."""
 
 
 def exit_code(exception: object) -> int | None:
@@ -103,9 +106,11 @@ class RetryByExitCode(RetryPolicy):
         return RetryDecision.fail(f"exit code {code}, {FATAL[code]}") if code in FATAL else RetryDecision.default()
 
 
-@dataclass(frozen=True)
-class Alert:
-    """What an alert says, as the notifiers' templates find it: `{{ alert.title }}`."""
+class Alert(NamedTuple):
+    """What an alert says, as the notifiers' templates find it: `{{ alert.title }}`.
+
+    No dataclass: Airflow loads this file for a deadline's callback without entering it in `sys.modules`, where those look.
+    """
 
     title: str
     text: str
