@@ -18,10 +18,10 @@ WORKDIR /src
 ARG EXTRAS=databricks
 # The dependencies, at the versions pinned in pyproject.toml: this layer stays as long as that file does.
 COPY pyproject.toml ./
-RUN /opt/uv/bin/uv sync --no-install-project $(for extra in ${EXTRAS}; do echo "--extra=${extra}"; done)
+RUN for extra in ${EXTRAS}; do set -- "$@" "--extra=${extra}"; done; /opt/uv/bin/uv sync --no-install-project "$@"
 COPY README.md LICENSE ./
 COPY maang_cli maang_cli
-RUN /opt/uv/bin/uv sync --no-editable $(for extra in ${EXTRAS}; do echo "--extra=${extra}"; done)
+RUN for extra in ${EXTRAS}; do set -- "$@" "--extra=${extra}"; done; /opt/uv/bin/uv sync --no-editable "$@"
 
 
 # Airflow with stock_dag. It has what the extra `airflow` would bring; maang gets an environment of its own beside it, so that
@@ -37,10 +37,10 @@ ENV UV_COMPILE_BYTECODE=1 \
     UV_PYTHON_DOWNLOADS=never
 ARG EXTRAS=databricks
 COPY --from=build --chown=airflow:0 /src /opt/maang/src
-RUN python -m venv /opt/maang/uv \
+RUN for extra in ${EXTRAS}; do set -- "$@" "--extra=${extra}"; done \
+    && python -m venv /opt/maang/uv \
     && /opt/maang/uv/bin/pip install --no-cache-dir uv==0.13.9 \
-    && /opt/maang/uv/bin/uv sync --project /opt/maang/src --frozen --no-editable \
-        $(for extra in ${EXTRAS}; do echo "--extra=${extra}"; done) \
+    && /opt/maang/uv/bin/uv sync --project /opt/maang/src --frozen --no-editable "$@" \
     && rm -r /opt/maang/uv
 COPY --chown=airflow:0 dags /opt/airflow/dags
 ENV MAANG_COMMAND=/opt/maang/venv/bin/maang \

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -27,6 +29,7 @@ from airflow.sdk import (
     RetryPolicy,
     SyncCallback,
     chain,
+    conf,
 )
 
 if TYPE_CHECKING:
@@ -74,8 +77,8 @@ HEALING = {
     4: "the source or the warehouse failed, or the day is not published yet",
 }
 REFUSED = 3
-CHECK_SECONDS = 600
-"""How long an alert waits for `maang check`: a stopped warehouse may have to start first."""
+GRACE = 3
+"""Seconds that are left of Airflow's `[core] task_success_overtime` when an alert gives up."""
 
 PRODUCTION = Asset("daily_stock_prices")
 CUMULATIVE = Asset("daily_stock_prices_cumulative")
@@ -122,47 +125,72 @@ class Alert(NamedTuple):
         return f"*{self.title}*\n{escaped}"
 
 
-def channels(slack_connection: str | None, email_to: str | None) -> list[Callable[[Any], None]]:
-    """The notifiers that are set. Their texts are templates: an alert goes in as a value, never as a piece of template."""
-    found: list[Callable[[Any], None]] = []
-    # Imported where they are needed: a provider that nobody asked for need not be installed.
+def tell(alert: Alert, context: Any, slack_connection: str | None, email_to: str | None) -> None:
+    """Send an alert through Airflow's own notifiers, those that are set.
+
+    Their texts are templates: the alert goes in as a value, never as a piece of template.
+    """
+    notifiers: list[Callable[[Any], None]] = []
+    # Imported when there is something to tell: they take longer to load than all of this file.
     if slack_connection:
         from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier  # noqa: PLC0415
 
-        found.append(SlackWebhookNotifier(slack_webhook_conn_id=slack_connection, text="{{ alert.slack }}"))
+        notifiers.append(SlackWebhookNotifier(slack_webhook_conn_id=slack_connection, text="{{ alert.slack }}"))
     if email_to:
         from airflow.providers.smtp.notifications.smtp import SmtpNotifier  # noqa: PLC0415
 
-        found.append(SmtpNotifier(to=email_to, subject="{{ alert.title }}", html_content="<pre>{{ alert.text | e }}</pre>"))
-    return found
+        notifiers.append(SmtpNotifier(to=email_to, subject="{{ alert.title }}", html_content="<pre>{{ alert.text | e }}</pre>"))
+    context["alert"] = alert
+    failures = []
+    for notify in notifiers:
+        try:
+            notify(context)
+        except Exception as exc:  # noqa: BLE001  the other one is still to be told
+            failures.append(exc)
+    if failures:
+        raise ExceptionGroup("an alert was not delivered", failures)
 
 
-def describe_failure(secrets: Mapping[str, str]) -> Callable[[Any], None]:
-    """A callback that puts `alert` into the context, for the notifiers that are called after it."""
-
-    def describe(context: Any) -> None:
-        ti, params = context["ti"], context["params"]
-        date = params.get("date") or context.get("ds") or ""
-        exception = context.get("exception")
-        code = exit_code(exception)
-        lines = [f"exit code {code}: {(FATAL | HEALING).get(code, 'see the log')}" if code else str(exception or "killed")]
-        if code == REFUSED:
-            lines += failing_checks(date, params.get("tickers"), secrets)
-        context["alert"] = Alert(
-            f"{ti.dag_id} {date}: {ti.task_id} failed", "\n".join([f"date: {date}", *lines, f"log: {ti.log_url}"])
-        )
-
-    return describe
+class OutOfTime(BaseException):
+    """An alert took too long."""
 
 
-def failing_checks(date: str, tickers: str | None, secrets: Mapping[str, str]) -> Iterator[str]:
-    """The checks that the kept staging fails, and its first rows: the task's exception says no more than `exit code 3`."""
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime in this block once it has taken so long."""
+
+    def stop(_signum: int, _frame: object) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def describe_failure(context: Any, secrets: Mapping[str, str], seconds: float) -> Alert:
+    """What has failed, and for a refusal what the gate found: the task's exception says no more than `exit code 3`."""
+    ti, params = context["ti"], context["params"]
+    date = params.get("date") or context.get("ds") or ""
+    exception = context.get("exception")
+    code = exit_code(exception)
+    lines = [f"exit code {code}: {(FATAL | HEALING).get(code, 'see the log')}" if code else str(exception or "it was killed")]
+    if code == REFUSED:
+        lines += failing_checks(date, params.get("tickers"), secrets, seconds)
+    return Alert(f"{ti.dag_id} {date}: {ti.task_id} failed", "\n".join([f"date: {date}", *lines, f"log: {ti.log_url}"]))
+
+
+def failing_checks(date: str, tickers: str | None, secrets: Mapping[str, str], seconds: float) -> Iterator[str]:
+    """The checks that the kept staging fails, and the first rows of each; a line that says so when `seconds` don't suffice."""
     command = [*os.environ.get("MAANG_COMMAND", "maang").split(), "check", f"--date={date}", "--json", "--quiet"]
     command += [f"--tickers={tickers}"] if tickers else []
     try:
         env = os.environ | {name: str(Connection.get(connection).password) for name, connection in secrets.items()}
         asked = subprocess.run(  # noqa: S603
-            command, env=env, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False
+            command, env=env, capture_output=True, text=True, timeout=seconds, check=False
         )
         audit = json.loads(asked.stdout)
     except Exception as exc:  # noqa: BLE001  an alert without the rows is better than none
@@ -183,12 +211,11 @@ def late(context: Any, slack_connection: str | None = None, email_to: str | None
     if run["run_type"] == "backfill":
         return
     date = (run["conf"] or {}).get("date") or str(run["logical_date"] or "")[:10]
-    context["alert"] = Alert(
+    alert = Alert(
         f"{run['dag_id']} {date}: not done in time",
         f"date: {date}\nrun: {run['dag_run_id']}, {run['state']}\nit was to be done by {context['deadline']['deadline_time']}",
     )
-    for notify in channels(slack_connection, email_to):
-        notify(context)
+    tell(alert, context, slack_connection, email_to)
 
 
 def stock_dag(
@@ -213,16 +240,26 @@ def stock_dag(
         secrets: variable to id of the Airflow connection whose password it is to hold, for tokens kept in Airflow.
     """
     secrets = secrets or {}
-    alerts = channels(slack_connection, email_to)
+    somebody = bool(slack_connection or email_to)
     late_alert = None
     if deadline:
-        if not alerts:
+        if not somebody:
             raise ValueError("a deadline needs someone to be told: set slack_connection or email_to")
         late_alert = DeadlineAlert(
             reference=DeadlineReference.DAGRUN_QUEUED_AT,
             interval=deadline,
             callback=SyncCallback(late, kwargs={"slack_connection": slack_connection, "email_to": email_to}),
         )
+
+    def failed(context: Any) -> None:
+        # Airflow kills a task whose callback takes longer than this, and then retries it, whatever the policy said.
+        seconds = max(conf.getfloat("core", "task_success_overtime") - GRACE, 1)
+        try:
+            with at_most(seconds):
+                tell(describe_failure(context, secrets, seconds * 0.6), context, slack_connection, email_to)
+        except OutOfTime as exc:
+            raise TimeoutError(f"the alert was given up after {seconds} s: raise [core] task_success_overtime") from exc
+
     dag = DAG(
         "stock_dag",
         description="One day of stock bars: fetched, audited, published atomically",
@@ -260,7 +297,7 @@ def stock_dag(
             "max_retry_delay": timedelta(hours=1),
             "retry_policy": RetryByExitCode(),
             "execution_timeout": timedelta(hours=1),
-            "on_failure_callback": [describe_failure(secrets), *alerts] if alerts else None,
+            "on_failure_callback": failed if somebody else None,
         },
     )
 

@@ -56,7 +56,7 @@ if dag := bag.dags.get("stock_dag"):
         "env": {task.task_id: task.env for task in tasks},
         "outlets": {task.task_id: [asset.name for asset in task.outlets] for task in tasks if task.outlets},
         "params": {name: dag.params.get_param(name).schema for name in dag.params},
-        "alerts": sorted({type(call).__name__ for task in tasks for call in task.on_failure_callback or []}),
+        "alerts": all(bool(task.on_failure_callback) for task in tasks),
         "deadline": bool(dag.deadline),
         "max_active_runs": dag.max_active_runs,
         "retry": [
