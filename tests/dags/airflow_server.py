@@ -1,0 +1,241 @@
+"""Airflow itself, in a folder of its own: its commands as processes, and the parts of it that a scheduled run needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+DAGS = Path(__file__).parents[2] / "dags"
+BIN = Path(sys.executable).parent
+PATIENCE = 240
+"""Seconds that a test waits for what must happen; a machine may be busy."""
+
+T = TypeVar("T")
+
+
+def until(found: Callable[[], T | None], what: str, seconds: float = PATIENCE) -> T:
+    """What `found` returns as soon as it is not None."""
+    deadline = time.monotonic() + seconds
+    while (value := found()) is None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(what)
+        time.sleep(0.3)
+    return value
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Airflow:
+    """One AIRFLOW_HOME, whose database is there."""
+
+    home: Path
+    env: dict[str, str]
+    """The whole environment of its processes."""
+
+    @classmethod
+    def create(cls, home: Path, template: Path | None = None, **variables: str) -> Self:
+        """A home with an empty database, a copy of the one in `template` where that is given."""
+        kept = ("MAANG_", "POLYGON_", "DATABRICKS_", "STOCK_DAG_", "AIRFLOW", "COV_", "PYTEST_")
+        env = {name: value for name, value in os.environ.items() if not name.startswith(kept)}
+        env |= {
+            # The virtual environment's own commands, `maang` among them, are not on the PATH: see MAANG_COMMAND.
+            "PATH": os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != BIN),
+            "NO_COLOR": "1",
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
+        }
+        home.mkdir(parents=True)
+        # As where maang is installed alone: PyIceberg imports pandas when it is there, and starts in twice the time.
+        (home / "without").mkdir()
+        (home / "without" / "pandas.py").write_text("raise ImportError")
+        env["MAANG_COMMAND"] = f"env PYTHONPATH={home / 'without'} {sys.executable} -m maang_cli"
+        airflow = cls(home, env | variables)
+        if template:
+            shutil.copy(template / "airflow.db", home / "airflow.db")
+        else:
+            airflow.must("db", "migrate")
+        return airflow
+
+    def popen(self, *argv: str, log: Path) -> subprocess.Popen[bytes]:
+        """An `airflow` command in a process group of its own."""
+        with log.open("ab") as out:
+            return subprocess.Popen(
+                [str(BIN / "airflow"), *argv],
+                env=self.env,
+                cwd=self.home,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """An `airflow` command to its end; stderr is part of stdout."""
+        log = self.home / f"command-{secrets.token_hex(4)}.log"
+        process = self.popen(*argv, log=log)
+        try:
+            code = process.wait(PATIENCE)
+        finally:
+            end(process)
+        return subprocess.CompletedProcess(argv, code, log.read_text())
+
+    def must(self, *argv: str) -> str:
+        done = self.run(*argv)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def python(self, code: str) -> Any:
+        """The JSON document that a Python program prints last, run with Airflow's environment."""
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all of its group."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(15)
+        except ProcessLookupError:
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+@dataclass
+class StartedAirflow:
+    """API server, scheduler and DAG processor of one Airflow, and its API as a client sees it."""
+
+    airflow: Airflow
+    url: str
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @classmethod
+    def configuration(cls, port: int) -> dict[str, str]:
+        return {
+            "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
+            "AIRFLOW__API__PORT": str(port),
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW__CORE__PARALLELISM": "4",
+            # An alert asks `maang check`, which takes its time on a busy machine.
+            "AIRFLOW__CORE__TASK_SUCCESS_OVERTIME": "120",
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+            # A task whose worker was killed is noticed by its missing heartbeats.
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "45",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+        }
+
+    def start(self) -> None:
+        for name, *arguments in (
+            ("api-server", "--host", "127.0.0.1"),
+            ("scheduler", "--skip-serve-logs"),
+            ("dag-processor",),
+        ):
+            self.processes[name] = self.airflow.popen(name, *arguments, log=self.airflow.home / f"{name}.log")
+        until(self._healthy, "Airflow did not start: see its logs")
+        until(lambda: self._dag_is_there() or None, "the DAG was not parsed")
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            end(process)
+
+    def _healthy(self) -> bool | None:
+        for name, process in self.processes.items():
+            assert process.poll() is None, (self.airflow.home / f"{name}.log").read_text()[-4000:]
+        try:
+            health = self.get("/api/v2/monitor/health")
+        except OSError:
+            return None
+        parts = ("metadatabase", "scheduler", "dag_processor")
+        return True if all(health[part]["status"] == "healthy" for part in parts) else None
+
+    def _dag_is_there(self) -> bool:
+        return bool(self.get("/api/v2/dags?dag_id_pattern=stock_dag")["dags"])
+
+    def get(self, path: str) -> Any:
+        return self._call("GET", path, None)
+
+    def post(self, path: str, body: object) -> Any:
+        return self._call("POST", path, body)
+
+    def patch(self, path: str, body: object) -> Any:
+        return self._call("PATCH", path, body)
+
+    def _call(self, method: str, path: str, body: object) -> Any:
+        token = ""
+        if path.startswith("/api/v2") and not path.endswith("/health"):
+            token = self._call("GET", "/auth/token", None)["access_token"]
+        request = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def refused(self, path: str, body: object) -> str:
+        """What the API says when it refuses a POST."""
+        try:
+            self.post(path, body)
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return exc.read().decode()
+        raise AssertionError(f"{path} took {body}")
+
+    def trigger(self, **params: str) -> str:
+        """Start a manual run without a logical date; returns its id."""
+        return str(self.post("/api/v2/dags/stock_dag/dagRuns", {"logical_date": None, "conf": params})["dag_run_id"])
+
+    def finished(self, run_id: str) -> dict[str, Any]:
+        """The run, once it is over."""
+
+        def over() -> dict[str, Any] | None:
+            run: dict[str, Any] = self.get(f"/api/v2/dags/stock_dag/dagRuns/{run_id}")
+            return run if run["state"] in ("success", "failed") else None
+
+        return until(over, f"{run_id} did not end")
+
+    def tasks(self, run_id: str) -> dict[str, dict[str, Any]]:
+        answer = self.get(f"/api/v2/dags/stock_dag/dagRuns/{run_id}/taskInstances")
+        return {task["task_id"]: task for task in answer["task_instances"]}
+
+    def states(self, run_id: str) -> dict[str, str]:
+        return {name: task["state"] for name, task in self.tasks(run_id).items()}
+
+    def log(self, run_id: str, task_id: str, attempt: int = 1) -> str:
+        answer = self.get(f"/api/v2/dags/stock_dag/dagRuns/{run_id}/taskInstances/{task_id}/logs/{attempt}?full_content=true")
+        return "\n".join(str(line.get("event", line)) for line in answer["content"])
