@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import (
+from airflow.sdk import (  # type: ignore[attr-defined]  # some of these names are exported lazily
     DAG,
     Asset,
     Connection,
