@@ -65,7 +65,7 @@ class Options:
     ] = None
     warehouse: Annotated[
         str | None,
-        typer.Option(metavar="local", help="Where the tables live. [env: MAANG_WAREHOUSE]", rich_help_panel=SETTINGS),
+        typer.Option(metavar="local|databricks", help="Where the tables live. [env: MAANG_WAREHOUSE]", rich_help_panel=SETTINGS),
     ] = None
     schema: Annotated[
         str | None,
@@ -107,8 +107,9 @@ class Options:
 class Run:
     """One command's run: its settings, and what it opened."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, purpose: str) -> None:
         self.options = options
+        self._purpose = purpose
         self._open = contextlib.ExitStack()
 
     @cached_property
@@ -128,7 +129,7 @@ class Run:
     def warehouse(self) -> "Warehouse":
         from maang_cli.warehouses import WAREHOUSES
 
-        return self._open.enter_context(contextlib.closing(WAREHOUSES[self.settings.warehouse](self.settings)))
+        return self._open.enter_context(contextlib.closing(WAREHOUSES[self.settings.warehouse](self.settings, self._purpose)))
 
     @cached_property
     def narrator(self) -> "Narrator":
@@ -192,7 +193,8 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
         def wrapper(**values: Any) -> None:
             options = Options(**{field.name: values.pop(field.name) for field in fields(Options)})
-            with Run(options) as run:
+            purpose = " ".join([name, *filter(None, [values.get("date")])])
+            with Run(options, purpose) as run:
                 function(run, **values)
 
         parameters = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *shared]

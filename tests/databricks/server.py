@@ -118,7 +118,8 @@ class StandIn:
 
     def rows(self, statement: str) -> list[dict[str, Any]]:
         """What the statement answers, asked of Spark itself."""
-        return self.catalog.run(statement).to_pylist()
+        found: list[dict[str, Any]] = self.catalog.run(statement).to_pylist()
+        return found
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -157,7 +158,7 @@ class _Service:
         self._server = server
         self._agent = user_agent
 
-    def OpenSession(self, req: Any) -> Any:
+    def OpenSession(self, req: Any) -> Any:  # noqa: N802
         guid = uuid.uuid4().bytes
         self._server.sessions[guid] = Session(self._agent, dict(req.configuration or {}))
         return ttypes.TOpenSessionResp(
@@ -168,12 +169,12 @@ class _Service:
             canUseMultipleCatalogs=True,
         )
 
-    def CloseSession(self, req: Any) -> Any:
+    def CloseSession(self, req: Any) -> Any:  # noqa: N802
         session = self._server.sessions[req.sessionHandle.sessionId.guid]
         session.open = False
         return ttypes.TCloseSessionResp(status=OK)
 
-    def ExecuteStatement(self, req: Any) -> Any:
+    def ExecuteStatement(self, req: Any) -> Any:  # noqa: N802
         server, session = self._server, self._server.sessions[req.sessionHandle.sessionId.guid]
         server.statements.append(req.statement)
         server.before(req.statement)
@@ -196,14 +197,14 @@ class _Service:
             if fault is not None:
                 raise Refusal(fault.says, (re.findall(r"SQLSTATE: (\w{5})", fault.says) or [None])[-1])
         except Refusal as exc:
-            status = ttypes.TGetOperationStatusResp(
+            failed = ttypes.TGetOperationStatusResp(
                 status=OK,
                 operationState=ttypes.TOperationState.ERROR_STATE,
                 sqlState=exc.state,
                 errorMessage=exc.text,
                 displayMessage=exc.text,
             )
-            results = ttypes.TSparkDirectResults(operationStatus=status)
+            results = ttypes.TSparkDirectResults(operationStatus=failed)
         else:
             results = _results(table, moves)
         return ttypes.TExecuteStatementResp(status=OK, operationHandle=operation, directResults=results)
@@ -260,7 +261,7 @@ def _thrift_type(kind: pa.DataType) -> Any:
     return ttypes.TPrimitiveTypeEntry(ttypes.TTypeId.STRING_TYPE)
 
 
-def _handler(server: StandIn) -> type[BaseHTTPRequestHandler]:
+def _handler(server: StandIn) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a class whose methods know the server
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 

@@ -111,12 +111,11 @@ class Catalog:
 
 
 def _refusal(said: str, state: str | None) -> Refusal:
-    if not state:
-        for mark, text in _TEXTS:
-            if mark in said:
-                found = re.search(r"\b[a-z0-9_]+\.[a-z0-9_]+$", said, re.MULTILINE)
-                text = text.format(line=said.splitlines()[0], table=found.group().replace(".", "`.`") if found else "?")
-                return Refusal(text, text[-5:])
-        return Refusal(f"[INTERNAL_ERROR] {said} SQLSTATE: XX000", "XX000")
-    # Spark adds the plan after a semicolon and a line break.
-    return Refusal(said.split("; line ")[0].split("\n\n== SQL")[0], state)
+    if state:  # Spark adds the plan after a semicolon and a line break
+        return Refusal(said.partition("; line ")[0].partition("\n\n== SQL")[0], state)
+    for mark, text in _TEXTS:
+        if mark in said:
+            table = re.search(r"\b[a-z0-9_]+\.([a-z0-9_]+)$", said, re.MULTILINE)
+            told = text.format(line=said.splitlines()[0], table=table.group(1) if table else "?")
+            return Refusal(told, told[-5:])
+    return Refusal(f"[INTERNAL_ERROR] {said} SQLSTATE: XX000", "XX000")
