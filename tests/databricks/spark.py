@@ -55,6 +55,10 @@ class Spark:
             "spark.sql.warehouse.dir": str(folder / "spark"),
             "spark.default.parallelism": "1",
             "spark.driver.memory": "2g",
+            # Small tables: what a compiler would gain, it costs.
+            "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto",
+            "spark.sql.codegen.wholeStage": "false",
+            "spark.sql.codegen.factoryMode": "NO_CODEGEN",
         }
         builder: Any = SparkSession.builder.master("local[2]").appName("stand-in")
         for name, value in options.items():
