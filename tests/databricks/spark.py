@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import shutil
@@ -106,12 +107,26 @@ class Catalog:
         from pyspark.errors import PySparkException
 
         try:
-            table: pa.Table = self.session.sql(statement).toArrow()
+            return _arrow(self.session.sql(statement))
         except PySparkException as exc:
             raise _refusal(str(exc), exc.getSqlState()) from exc
         except Py4JJavaError as exc:
             raise _refusal(str(exc.java_exception), None) from exc
-        return table
+
+
+def _arrow(frame: Any) -> pa.Table:
+    """What `toArrow` gives; that one leaves its socket to the garbage collector, which Python warns of."""
+    from pyspark.sql.pandas.serializers import ArrowCollectSerializer
+    from pyspark.sql.pandas.types import to_arrow_schema
+    from pyspark.util import local_connect_and_auth
+
+    port, secret, served = frame._jdf.collectAsArrowToPython()
+    file, socket = local_connect_and_auth(port, secret)
+    with contextlib.closing(socket), contextlib.closing(file):
+        *batches, order = ArrowCollectSerializer().load_stream(file)
+    served.getResult()
+    schema = to_arrow_schema(frame.schema)
+    return pa.Table.from_batches([batches[i] for i in order]).cast(schema) if order else schema.empty_table()
 
 
 def _refusal(said: str, state: str | None) -> Refusal:
