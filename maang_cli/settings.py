@@ -228,7 +228,7 @@ def _schema(name: str, source: str, warehouse: str) -> str:
     if warehouse == "databricks" and not _CATALOG_AND_SCHEMA.fullmatch(name):
         raise SettingsError(
             f"{name[:80]!r} is no schema name",
-            hint="give --schema as catalog.schema: lower-case letters, digits and _, a letter first",
+            hint="give --schema or MAANG_SCHEMA as catalog.schema: lower-case letters, digits and _, a letter first",
         )
     if warehouse != "databricks" and not _SCHEMA_NAME.fullmatch(name):
         raise SettingsError(

@@ -102,10 +102,10 @@ def _network(exc: urllib3.exceptions.HTTPError) -> Exception:
     if isinstance(reason, urllib3.exceptions.ResponseError):
         return WarehouseDenied("it redirects, as no SQL warehouse does", hint="check DATABRICKS_HOST")
     for kind, text in (
-        (urllib3.exceptions.ConnectTimeoutError, "no connection in time"),
-        (urllib3.exceptions.ReadTimeoutError, "no answer in time"),
         (urllib3.exceptions.NameResolutionError, "its name can't be resolved"),
         (urllib3.exceptions.NewConnectionError, "connection refused" if "refused" in said else "no connection"),
+        (urllib3.exceptions.ConnectTimeoutError, "no connection in time"),
+        (urllib3.exceptions.ReadTimeoutError, "no answer in time"),
         (urllib3.exceptions.SSLError, "TLS failed: " + said.partition("(_ssl")[0].strip("( ")),
         (urllib3.exceptions.ProtocolError, "the connection broke off"),
     ):

@@ -315,11 +315,16 @@ def _handler(server: StandIn) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a
 
         def do_GET(self) -> None:
             server.paths.append(self.path)
-            if not self.path.startswith("/oidc/.well-known/"):
-                self._send(404)
-                return
-            ends = {"authorization_endpoint": f"{server.url}/oidc/v1/authorize", "token_endpoint": f"{server.url}/oidc/v1/token"}
-            self._send(200, json.dumps(ends).encode(), {"Content-Type": "application/json"})
+            oidc = f"{server.url}/oidc"
+            known = {
+                "/.well-known/databricks-config": {"oidc_endpoint": oidc, "host_type": "workspace"},
+                "/oidc/.well-known/oauth-authorization-server": {
+                    "authorization_endpoint": f"{oidc}/v1/authorize",
+                    "token_endpoint": f"{oidc}/v1/token",
+                },
+            }
+            found = known.get(self.path)
+            self._send(404 if found is None else 200, json.dumps(found).encode(), {"Content-Type": "application/json"})
 
         def do_PUT(self) -> None:
             body = self._body()

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable
 from datetime import date
-from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -63,7 +62,7 @@ def serve_market(polygon: PolygonServer, market: Path, sessions: int) -> list[da
 
 
 def one_day(polygon: PolygonServer, day: date = DAY) -> None:
-    polygon.days[day] = [row(ticker, day, c=10 + Decimal(number) / 4) for number, ticker in enumerate(TICKERS)]
+    polygon.days[day] = [row(ticker, day, c=10 + number / 4) for number, ticker in enumerate(TICKERS)]
 
 
 def kind(statement: str) -> str:
