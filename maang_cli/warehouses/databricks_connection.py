@@ -161,8 +161,6 @@ def _wait(state: tenacity.RetryCallState) -> float:
 def _service_principal(space: Workspace) -> Callable[[], Callable[[], dict[str, str]]]:
     """OAuth for machines, as the connector takes it. The first token is fetched here, where a failure can be told."""
     from databricks.sdk.core import Config, oauth_service_principal  # noqa: PLC0415 - a second to import, and seldom needed
-    from databricks.sdk.errors.base import DatabricksError  # noqa: PLC0415
-    from requests import RequestException  # noqa: PLC0415
 
     assert space.client_secret is not None  # noqa: S101 - the settings see to it
     try:
@@ -171,6 +169,8 @@ def _service_principal(space: Workspace) -> Callable[[], Callable[[], dict[str, 
             client_id=space.client_id,
             client_secret=space.client_secret.get_secret_value(),
             auth_type="oauth-m2m",
+            # Else the SDK asks the host, and takes its silence for a setting that is wrong.
+            discovery_url=f"{space.url}/oidc/.well-known/oauth-authorization-server",
             http_timeout_seconds=SOCKET_SECONDS,
             retry_timeout_seconds=1,
         )
@@ -178,9 +178,13 @@ def _service_principal(space: Workspace) -> Callable[[], Callable[[], dict[str, 
         if headers is None:
             raise ValueError("the host offers no OAuth")
         headers()
-    except RequestException as exc:
-        raise Transient(f"no OAuth token: {type(exc).__name__}", patience=NETWORK_SECONDS) from exc
-    except (DatabricksError, ValueError) as exc:
+    except Exception as exc:
+        # The SDK wraps what happens in ValueError; what the network did is below it. `requests` raises OSErrors.
+        below: BaseException | None = exc
+        while below is not None and not isinstance(below, OSError):
+            below = below.__cause__ or below.__context__
+        if below is not None:
+            raise Transient(f"no OAuth token: {type(below).__name__}", patience=NETWORK_SECONDS) from exc
         raise WarehouseDenied(
             f"no OAuth token: {' '.join(str(exc).split())[:200]}",
             hint="check DATABRICKS_HOST, DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET",

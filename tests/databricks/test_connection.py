@@ -177,6 +177,20 @@ def test_a_service_principal_with_a_wrong_secret_ends_at_once(
     assert "DATABRICKS_CLIENT_SECRET" in done.err
 
 
+def test_a_service_principal_waits_for_a_host_that_is_away(
+    databricks: StandIn,
+    init: Callable[[], Outcome],
+    use_service_principal: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_service_principal(CLIENT_SECRET)
+    monkeypatch.setenv("MAANG_WAREHOUSE_WAIT", "2")
+    monkeypatch.setenv("DATABRICKS_HOST", "http://127.0.0.1:9")
+    done = init()
+    assert done.code == 4
+    assert "no OAuth token: " in done.err
+
+
 def test_without_credentials_no_browser_is_opened(
     databricks: StandIn, init: Callable[[], Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
