@@ -6,13 +6,14 @@ import io
 import logging
 import re
 import uuid
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from maang_cli import sql
-from maang_cli.errors import CommitLost, SettingsError, TableMismatch, WarehouseFailed
+from maang_cli.errors import CommitLost, SettingsError, TableMismatch, WarehouseDenied, WarehouseFailed
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Column, Table, arrow_schema, differences
 from maang_cli.warehouses.base import Forbidden, Query, Replaced, TableMissing
 from maang_cli.warehouses.databricks_connection import Connection
@@ -20,7 +21,7 @@ from maang_cli.warehouses.databricks_errors import AlreadyThere, Conflict, Missi
 from maang_cli.warehouses.databricks_sql import GATE, Replace, as_of, columns_of, plain, quote, text, values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import date
 
     from maang_cli.settings import Settings
@@ -54,6 +55,26 @@ class DatabricksWarehouse:
         self._connection.run(f"CREATE SCHEMA IF NOT EXISTS {quote(self._schema)}")
         self._seen = {}
         return True
+
+    def has_schema(self) -> bool:
+        return self._look(PRODUCTION, CUMULATIVE) is not None
+
+    def describe(self) -> str:
+        asked = "SELECT current_user() AS who, current_catalog() AS catalog, version() AS version"
+        found = self._connection.run(asked).to_pylist()[0]
+        return f"{found['who']} on {self._connection.host}, catalog {found['catalog']}, version {found['version']}"
+
+    def looks(self) -> Mapping[str, Callable[[], str]]:
+        return {"volume": self._try_volume}
+
+    def _try_volume(self) -> str:
+        """Put a file, read it, remove it."""
+        if self._volume is None:
+            return f"not tried: MAANG_VOLUME is not set, and loads of over {SMALL} rows need it"
+        rows = pa.table({"ticker": ["SCRATCH"]})
+        with self._file("maang_doctor", rows) as path:
+            self._connection.run(f"SELECT count(*) FROM read_files('{path}', format => 'parquet', schema => 'ticker STRING')")
+        return f"a file was put into {self._volume}, read and removed"
 
     def create(self, table: Table) -> bool:
         seen, self._seen = self._seen, None if self._seen is None else {k: v for k, v in self._seen.items() if k != table.name}
@@ -96,22 +117,27 @@ class DatabricksWarehouse:
     def _stage_file(self, table: Table, rows: pa.Table) -> None:
         if self._volume is None:
             raise no_volume(rows.num_rows)
-        path = f"/Volumes/{self._volume.replace('.', '/')}/{table.name}_{uuid.uuid4().hex}.parquet"
-        buffer = io.BytesIO()
-        pq.write_table(rows.cast(arrow_schema(table.columns)), buffer, compression="zstd")
         schema = ", ".join(f"{column.name} {column.type}" for column in table.columns)
+        with self._file(table.name, rows.cast(arrow_schema(table.columns))) as path:
+            self._stage(table, f"read_files('{path}', format => 'parquet', schema => '{schema}')")
+
+    @contextmanager
+    def _file(self, name: str, rows: pa.Table) -> Iterator[str]:
+        """The rows as a Parquet file in the volume, for as long as this lasts; yields its path."""
+        assert self._volume is not None  # noqa: S101 - the callers see to it
+        path = f"/Volumes/{self._volume.replace('.', '/')}/{name}_{uuid.uuid4().hex}.parquet"
+        buffer = io.BytesIO()
+        pq.write_table(rows, buffer, compression="zstd")
         try:
             self._connection.run(f"PUT '__input_stream__' INTO '{path}' OVERWRITE", upload=buffer.getvalue())
-            self._stage(table, f"read_files('{path}', format => 'parquet', schema => '{schema}')")
-        except BaseException:
+            yield path
+        finally:
             self._remove(path)
-            raise
-        self._remove(path)
 
     def _remove(self, path: str) -> None:
         try:
             self._connection.run(f"REMOVE '{path}'")
-        except WarehouseFailed as exc:  # the rows are staged, or a better error is on its way
+        except (WarehouseDenied, WarehouseFailed) as exc:  # what it was for is done, or a better error is on its way
             log.warning("%s was not removed: %s", path, exc.message)
 
     def query(self, query: Query) -> pa.Table:

@@ -38,6 +38,10 @@ class Connection:
         self._tags = tags
         self._open: Any = None
 
+    @property
+    def host(self) -> str:
+        return self._workspace.host
+
     def run(self, statement: str, *, expect: tuple[type[Refusal], ...] = (), upload: bytes | None = None) -> pa.Table:
         """The statement's rows. It may be carried out twice, where an answer is lost.
 

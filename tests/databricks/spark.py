@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import re
 import shutil
 import threading
@@ -66,6 +67,7 @@ class Spark:
             builder = builder.config(name, value)
         self._root = builder.getOrCreate()
         self._root.sparkContext.setLogLevel("OFF")
+        logging.getLogger("SQLQueryContextLogger").disabled = True  # else pyspark puts each refusal on stderr
         self._folder = folder
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
