@@ -163,6 +163,9 @@ class Run:
                 f"the result can't be written: {exc.strerror}", hint="the work is done; free some space, and ask again"
             ) from exc
 
+    def with_flags(self, hint: str) -> str:
+        return hint.replace("{flags}", self.options.flags)
+
     def __enter__(self) -> Self:
         _log_to_stderr(verbose=self.options.verbose, quiet=self.options.quiet)
         return self
@@ -175,7 +178,7 @@ class Run:
                 self.finish(exc)
             return True
         if isinstance(exc, MaangError):
-            exc.hint = exc.hint.replace("{flags}", self.options.flags)
+            exc.hint = self.with_flags(exc.hint)
             if isinstance(exc, GateRefused):
                 self.finish(exc.audit)
         return False
@@ -339,6 +342,22 @@ def run_day(run: Run, date: Day) -> None:
 
     request = run.request(date)
     run.finish(pipeline.run_day(run.source, run.warehouse, request, run.narrator.step))
+
+
+@command("doctor")
+def doctor(run: Run) -> None:
+    """Look at all that a run needs: warehouse, rights, volume, source, key, plan, clock. Writes a scratch table only.
+
+    Example: `maang doctor --warehouse databricks`
+    """
+    from maang_cli import doctor
+
+    done = doctor.checkup(lambda: run.warehouse, lambda: run.source)
+    for error in done.errors:
+        error.hint = run.with_flags(error.hint)
+    run.finish(done)
+    if done.errors:
+        raise typer.Exit(done.errors[0].exit_code)
 
 
 def _version(wanted: bool) -> None:

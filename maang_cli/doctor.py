@@ -40,8 +40,8 @@ class Checkup:
     findings: tuple[Finding, ...]
 
     @property
-    def failed(self) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if finding.error is not None)
+    def errors(self) -> tuple[MaangError, ...]:
+        return tuple(finding.error for finding in self.findings if finding.error is not None)
 
 
 def checkup(open_warehouse: Callable[[], Warehouse], open_source: Callable[[], Source]) -> Checkup:
