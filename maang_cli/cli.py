@@ -348,7 +348,7 @@ def run_day(run: Run, date: Day) -> None:
 def doctor(run: Run) -> None:
     """Look at all that a run needs: warehouse, rights, volume, source, key, plan, clock. Writes a scratch table only.
 
-    Example: `maang doctor --warehouse databricks`
+    Example: `maang doctor`
     """
     from maang_cli import doctor
 

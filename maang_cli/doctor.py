@@ -8,8 +8,6 @@ from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from maang_cli import sql
 from maang_cli.errors import MaangError
 from maang_cli.tables import PRODUCTION, STAGED_COLUMNS, Table, arrow_schema
@@ -74,6 +72,8 @@ def _merge(warehouse: Warehouse) -> str:
     """Create, stage, replace, drop, as a day does."""
     if not warehouse.has_schema():
         return "not tried: the schema is not there yet, maang init-tables creates it"
+    import pyarrow as pa
+
     mark = uuid.uuid4().hex[:8]
     table, staged = (
         Table(f"maang_doctor_{mark}", PRODUCTION.columns, PRODUCTION.stamp),

@@ -211,15 +211,23 @@ def _warehouse(given: _Given, source: str) -> str:
 
 
 def _workspace(given: _Given) -> Workspace:
-    return workspace_of(
-        host=given.databricks_host.strip(),
-        http_path=given.databricks_http_path.strip(),
-        token=given.databricks_token,
-        client_id=given.databricks_client_id.strip(),
-        client_secret=given.databricks_client_secret,
-        volume=given.volume.strip(),
-        wait=given.warehouse_wait,
-    )
+    try:
+        return workspace_of(
+            host=given.databricks_host.strip(),
+            http_path=given.databricks_http_path.strip(),
+            token=given.databricks_token,
+            client_id=given.databricks_client_id.strip(),
+            client_secret=given.databricks_client_secret,
+            volume=given.volume.strip(),
+            wait=given.warehouse_wait,
+        )
+    except SettingsError as exc:
+        if given.warehouse:
+            raise
+        raise SettingsError(
+            f"DATABRICKS_HTTP_PATH is set, so the warehouse is Databricks: {exc.message}",
+            hint=f"{exc.hint}; or give --warehouse local to write to this machine",
+        ) from exc
 
 
 def _schema(name: str, source: str, warehouse: str) -> str:

@@ -322,9 +322,11 @@ class PolygonSource:
         return served
 
     def _try_clock(self) -> str:
-        if self._transport.clock is None:
+        try:
+            there = parsedate_to_datetime(self._transport.clock or "").astimezone(UTC)
+        except ValueError:
             return "not tried: the vendor did not say its time"
-        ahead = (datetime.now(UTC) - parsedate_to_datetime(self._transport.clock)).total_seconds()
+        ahead = (datetime.now(UTC) - there).total_seconds()
         if abs(ahead) > CLOCK_SECONDS:
             raise SettingsError(f"this machine's clock is {ahead:+.0f} s off", hint="set the clock; sessions end by it")
         return f"within {CLOCK_SECONDS} s of the vendor's"

@@ -7,7 +7,7 @@ import logging
 import re
 import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +30,8 @@ log = logging.getLogger("maang")
 
 SMALL = 1000
 """Rows that go into one statement's text, 100 KB at most; more go through a volume."""
+Found: TypeAlias = dict[str, Column]
+"""A table's columns by name, as the warehouse has them."""
 ATTEMPTS = 10
 """How often a commit is computed anew when another writer is faster."""
 
@@ -41,20 +43,22 @@ class DatabricksWarehouse:
         self._connection = connection
         self._schema = schema
         self._volume = volume
-        self._seen: dict[str, dict[str, Column]] | None = None
-        """What `create_schema` saw of the two lasting tables, for the `create` that follows it."""
+        self._seen: dict[str, Found | None] = {}
+        """What `create_schema` saw of the two lasting tables, for the first `create` of each; None: it is not there."""
 
     def full_name(self, table: Table) -> str:
         return f"{self._schema}.{table.name}"
 
     def create_schema(self) -> bool:
         # First a look: who may not create a schema may still use one that is there.
-        self._seen = self._look(PRODUCTION, CUMULATIVE)
-        if self._seen is not None:
-            return False
+        found = self._look(PRODUCTION, CUMULATIVE)
+        self._seen = {table.name: (found or {}).get(table.name) for table in (PRODUCTION, CUMULATIVE)}
+        if found is None:
+            self._make_schema()
+        return found is None
+
+    def _make_schema(self) -> None:
         self._connection.run(f"CREATE SCHEMA IF NOT EXISTS {quote(self._schema)}")
-        self._seen = {}
-        return True
 
     def has_schema(self) -> bool:
         return self._look(PRODUCTION, CUMULATIVE) is not None
@@ -77,13 +81,15 @@ class DatabricksWarehouse:
         return f"a file was put into {self._volume}, read and removed"
 
     def create(self, table: Table) -> bool:
-        seen, self._seen = self._seen, None if self._seen is None else {k: v for k, v in self._seen.items() if k != table.name}
-        if seen is None or table.name not in (PRODUCTION.name, CUMULATIVE.name):
-            seen = self._look(table)
-        if seen is None:
-            self.create_schema()
-        elif table.name in seen:
-            self._must_fit(table, seen[table.name])
+        if table.name in self._seen:
+            found = self._seen.pop(table.name)
+        else:
+            there = self._look(table)
+            if there is None:
+                self._make_schema()
+            found = (there or {}).get(table.name)
+        if found is not None:
+            self._must_fit(table, found)
             return False
         columns = ", ".join(
             f"{column.name} {column.type}{' NOT NULL' if column.required else ''} COMMENT {text(column.comment)}"
@@ -111,7 +117,7 @@ class DatabricksWarehouse:
         try:
             self._connection.run(statement, expect=(Missing,))
         except Missing:  # the schema: this step was not preceded by init-tables
-            self.create_schema()
+            self._make_schema()
             self._connection.run(statement)
 
     def _stage_file(self, table: Table, rows: pa.Table) -> None:
@@ -209,7 +215,7 @@ class DatabricksWarehouse:
         """Hole to the table that it stands for."""
         return {hole: self._name(read.table) + as_of(read) for each in queries if each for hole, read in each.reads.items()}
 
-    def _look(self, *tables: Table) -> dict[str, dict[str, Column]] | None:
+    def _look(self, *tables: Table) -> dict[str, Found] | None:
         """Those of the tables that are there, with their columns by name; None without the schema. One statement."""
         names = "|".join(table.name for table in tables)
         try:
@@ -218,7 +224,7 @@ class DatabricksWarehouse:
             return None
         return {row["tableName"]: columns_of(row["information"]) for row in rows.to_pylist()}
 
-    def _must_fit(self, table: Table, found: dict[str, Column]) -> None:
+    def _must_fit(self, table: Table, found: Found) -> None:
         kinds = {column.name: column.type for column in found.values()}
         required = [column.name for column in found.values() if column.required]
         if lines := differences(table, kinds, required):

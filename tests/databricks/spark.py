@@ -124,6 +124,7 @@ def _arrow(frame: Any) -> pa.Table:
 
     port, secret, served = frame._jdf.collectAsArrowToPython()
     file, socket = local_connect_and_auth(port, secret)
+    socket.settimeout(None)  # 15 s to connect; the answer takes as long as the work
     with contextlib.closing(socket), contextlib.closing(file):
         *batches, order = ArrowCollectSerializer().load_stream(file)
     served.getResult()
