@@ -65,7 +65,7 @@ class Options:
     ] = None
     warehouse: Annotated[
         str | None,
-        typer.Option(metavar="local", help="Where the tables live. [env: MAANG_WAREHOUSE]", rich_help_panel=SETTINGS),
+        typer.Option(metavar="local|databricks", help="Where the tables live. [env: MAANG_WAREHOUSE]", rich_help_panel=SETTINGS),
     ] = None
     schema: Annotated[
         str | None,
@@ -107,8 +107,9 @@ class Options:
 class Run:
     """One command's run: its settings, and what it opened."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, purpose: str) -> None:
         self.options = options
+        self._purpose = purpose
         self._open = contextlib.ExitStack()
 
     @cached_property
@@ -128,7 +129,7 @@ class Run:
     def warehouse(self) -> "Warehouse":
         from maang_cli.warehouses import WAREHOUSES
 
-        return self._open.enter_context(contextlib.closing(WAREHOUSES[self.settings.warehouse](self.settings)))
+        return self._open.enter_context(contextlib.closing(WAREHOUSES[self.settings.warehouse](self.settings, self._purpose)))
 
     @cached_property
     def narrator(self) -> "Narrator":
@@ -162,6 +163,9 @@ class Run:
                 f"the result can't be written: {exc.strerror}", hint="the work is done; free some space, and ask again"
             ) from exc
 
+    def with_flags(self, hint: str) -> str:
+        return hint.replace("{flags}", self.options.flags)
+
     def __enter__(self) -> Self:
         _log_to_stderr(verbose=self.options.verbose, quiet=self.options.quiet)
         return self
@@ -174,7 +178,7 @@ class Run:
                 self.finish(exc)
             return True
         if isinstance(exc, MaangError):
-            exc.hint = exc.hint.replace("{flags}", self.options.flags)
+            exc.hint = self.with_flags(exc.hint)
             if isinstance(exc, GateRefused):
                 self.finish(exc.audit)
         return False
@@ -192,7 +196,8 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
         def wrapper(**values: Any) -> None:
             options = Options(**{field.name: values.pop(field.name) for field in fields(Options)})
-            with Run(options) as run:
+            purpose = " ".join([name, *filter(None, [values.get("date")])])
+            with Run(options, purpose) as run:
                 function(run, **values)
 
         parameters = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *shared]
@@ -337,6 +342,22 @@ def run_day(run: Run, date: Day) -> None:
 
     request = run.request(date)
     run.finish(pipeline.run_day(run.source, run.warehouse, request, run.narrator.step))
+
+
+@command("doctor")
+def doctor(run: Run) -> None:
+    """Look at all that a run needs: warehouse, rights, volume, source, key, plan, clock. Writes a scratch table only.
+
+    Example: `maang doctor`
+    """
+    from maang_cli import doctor
+
+    done = doctor.checkup(lambda: run.warehouse, lambda: run.source)
+    for error in done.errors:
+        error.hint = run.with_flags(error.hint)
+    run.finish(done)
+    if done.errors:
+        raise typer.Exit(done.errors[0].exit_code)
 
 
 def _version(wanted: bool) -> None:

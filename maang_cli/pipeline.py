@@ -132,14 +132,16 @@ def check(warehouse: Warehouse, request: Request) -> Audit:
     return checks.audit_of(request.sessions, warehouse.full_name(request.staging), rows.to_pylist())
 
 
-def promote(warehouse: Warehouse, request: Request) -> Published:
+def promote(warehouse: Warehouse, request: Request, audit: Audit | None = None) -> Published:
     """Audit staging, and publish the audited rows in one commit.
+
+    `audit` is a report that was just made, else one is made here. It is for people: the publishing audits for itself.
 
     Raises:
         GateRefused: a check failed; production is as it was, staging is kept, and the error carries the audit.
         OutOfOrder: staging, or production, is not there.
     """
-    audit = check(warehouse, request)
+    audit = audit or check(warehouse, request)
     if not audit.passed:
         raise refusal(audit)
     query = Query(sql.text("publish"), {"staging": Read(request.staging)})
@@ -224,7 +226,7 @@ def run_day(
         if not audit.passed:
             raise refusal(audit)
         with step("promote") as done:
-            published = promote(warehouse, request)
+            published = promote(warehouse, request, audit)
             done(published)
     except NotStaged as exc:  # it was there a moment ago: a second run of the same request has ended and dropped it
         raise _vanished(ingested.staging) from exc

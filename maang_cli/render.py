@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maang_cli.checks import Audit, FailingRow
+from maang_cli.doctor import Checkup
 from maang_cli.errors import NoSession
 from maang_cli.pipeline import Cumulated, DayRun, Dropped, Ingested, Initialized, Published, Rows
 
@@ -185,6 +186,16 @@ def _(value: Audit) -> Iterator[RenderableType]:
         yield escape(_absent(value.absent).removeprefix("; "))
 
 
+@people.register(Checkup)
+def _(value: Checkup) -> Iterator[str | Table]:
+    table = _table("look", "", "found")
+    for finding in value.findings:
+        state = Text("failed", style="bold red") if finding.error else Text("ok", style="green")
+        hint = f"\nhint: {finding.error.hint}" if finding.error else ""
+        table.add_row(Text(finding.name), state, Text(finding.said + hint))
+    yield table
+
+
 @people.register(DayRun)
 def _(value: DayRun) -> Iterator[RenderableType]:
     table = _table("table", "new", "changed", "unchanged", "removed")
@@ -285,6 +296,16 @@ def _(value: Audit) -> dict[str, Any]:
             for outcome in value.results
         ],
         "absent": [asdict(row) for row in value.absent],
+    }
+
+
+@document.register(Checkup)
+def _(value: Checkup) -> dict[str, Any]:
+    return {
+        "findings": [
+            {"name": each.name, "ok": each.error is None, "said": each.said, "hint": each.error.hint if each.error else None}
+            for each in value.findings
+        ]
     }
 
 

@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import Field, SecretStr
@@ -15,15 +14,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from maang_cli.checks import AllowMissing
 from maang_cli.errors import SettingsError
+from maang_cli.workspace import LOOPBACK, Workspace, plain_address, secret, workspace_of
 
 SOURCES = ("polygon", "sample")
-WAREHOUSES = ("local",)
+WAREHOUSES = ("local", "databricks")
 REAL_SCHEMA = "maang"
 SAMPLE_SCHEMA = "maang_sample"
 TICKER = re.compile(r"[A-Z][A-Za-z0-9]{0,9}([./-][A-Za-z0-9]{1,5}){0,2}")
 """A symbol as the vendor spells it: BRK.A, BACpA, ACHR.WS."""
 _SCHEMA_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_CATALOG_AND_SCHEMA = re.compile(r"([\w-]{1,255}\.)?[a-z][a-z0-9_]{0,62}", re.ASCII)
 
 
 class _Given(BaseSettings):
@@ -38,7 +38,13 @@ class _Given(BaseSettings):
     allow_missing: str = Field("", alias="MAANG_ALLOW_MISSING")
     source: str = Field("polygon", alias="MAANG_SOURCE")
     warehouse: str = Field("", alias="MAANG_WAREHOUSE")
+    databricks_host: str = Field("", alias="DATABRICKS_HOST")
     databricks_http_path: str = Field("", alias="DATABRICKS_HTTP_PATH")
+    databricks_token: SecretStr | None = Field(None, alias="DATABRICKS_TOKEN")
+    databricks_client_id: str = Field("", alias="DATABRICKS_CLIENT_ID")
+    databricks_client_secret: SecretStr | None = Field(None, alias="DATABRICKS_CLIENT_SECRET")
+    volume: str = Field("", alias="MAANG_VOLUME")
+    warehouse_wait: str = Field("600", alias="MAANG_WAREHOUSE_WAIT")
     schema_name: str = Field("", alias="MAANG_SCHEMA")
     home: str = Field("", alias="MAANG_HOME")
     keep_snapshots: str = Field("100", alias="MAANG_KEEP_SNAPSHOTS")
@@ -61,7 +67,10 @@ class Settings:
     """One of SOURCES."""
     warehouse: str
     """One of WAREHOUSES."""
+    workspace: Workspace | None
+    """Set when the warehouse is databricks."""
     schema_name: str
+    """On Databricks with its catalog before it, or else in the session's own catalog."""
     home: Path
     """Absolute; the local warehouse lives below it."""
     keep_snapshots: int
@@ -95,15 +104,17 @@ def load(
     except (OSError, ValueError) as exc:
         raise SettingsError(f".env can't be read: {exc}", hint="mend it, or run from another folder") from exc
     chosen = _one_of(given.source, SOURCES, "--source", "MAANG_SOURCE")
+    where = _warehouse(given, chosen)
     return Settings(
-        polygon_token=_token(given.polygon_token),
+        polygon_token=secret("POLYGON_TOKEN", given.polygon_token, "key"),
         polygon_url=_url(given.polygon_url),
         retry_seconds=_retry_seconds(given.retry_seconds),
         tickers=parse_tickers(given.tickers),
         allow_missing=parse_allow_missing(given.allow_missing),
         source=chosen,
-        warehouse=_warehouse(given, chosen),
-        schema_name=_schema(given.schema_name, chosen),
+        warehouse=where,
+        workspace=_workspace(given) if where == "databricks" else None,
+        schema_name=_schema(given.schema_name, chosen, where),
         home=_home(given.home),
         keep_snapshots=_keep_snapshots(given.keep_snapshots),
     )
@@ -163,30 +174,14 @@ def _one_of(value: str, allowed: tuple[str, ...], flag: str, variable: str) -> s
     return value
 
 
-def _token(value: SecretStr | None) -> SecretStr | None:
-    if value is None:
-        return None
-    token = value.get_secret_value().strip()  # keys kept in files end in a newline
-    if not re.fullmatch(r"[!-~]+", token):
-        raise SettingsError(
-            "POLYGON_TOKEN has characters that no key has", hint="set POLYGON_TOKEN to the key, without quotes or spaces"
-        )
-    return SecretStr(token)
-
-
 def _url(value: str) -> str:
     hint = "give MAANG_POLYGON_URL an address such as https://api.polygon.io"
     value = value.strip()
-    try:
-        parts = urlsplit(value)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    # The value itself is not repeated: an address can carry a password.
-    if not host or parts.scheme not in ("https", "http") or not re.fullmatch(r"[!-~]+", value) or set("@?#") & set(value):
+    parts = plain_address(value)
+    if parts is None:
         raise SettingsError("MAANG_POLYGON_URL is no plain web address", hint=hint)
-    if parts.scheme == "http" and host not in _LOOPBACK:
-        raise SettingsError(f"MAANG_POLYGON_URL: http to {host} would show the key to the network", hint=hint)
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        raise SettingsError(f"MAANG_POLYGON_URL: http to {parts.hostname} would show the key to the network", hint=hint)
     return value.rstrip("/")
 
 
@@ -208,22 +203,46 @@ def _keep_snapshots(text: str) -> int:
 
 def _warehouse(given: _Given, source: str) -> str:
     wanted = given.warehouse or ("databricks" if given.databricks_http_path and source != "sample" else "local")
-    if wanted == "databricks" and not given.warehouse:
+    if wanted == "databricks" and source == "sample":
         raise SettingsError(
-            "DATABRICKS_HTTP_PATH is set, and this version has no Databricks warehouse yet",
-            hint="give --warehouse local to write to this machine",
+            "made-up bars are not written to Databricks", hint="give --warehouse local, or --source polygon for real bars"
         )
     return _one_of(wanted, WAREHOUSES, "--warehouse", "MAANG_WAREHOUSE")
 
 
-def _schema(name: str, source: str) -> str:
+def _workspace(given: _Given) -> Workspace:
+    try:
+        return workspace_of(
+            host=given.databricks_host.strip(),
+            http_path=given.databricks_http_path.strip(),
+            token=given.databricks_token,
+            client_id=given.databricks_client_id.strip(),
+            client_secret=given.databricks_client_secret,
+            volume=given.volume.strip(),
+            wait=given.warehouse_wait,
+        )
+    except SettingsError as exc:
+        if given.warehouse:
+            raise
+        raise SettingsError(
+            f"DATABRICKS_HTTP_PATH is set, so the warehouse is Databricks: {exc.message}",
+            hint=f"{exc.hint}; or give --warehouse local to write to this machine",
+        ) from exc
+
+
+def _schema(name: str, source: str, warehouse: str) -> str:
     own, others = (SAMPLE_SCHEMA, REAL_SCHEMA) if source == "sample" else (REAL_SCHEMA, SAMPLE_SCHEMA)
     name = name or own
-    if not _SCHEMA_NAME.fullmatch(name):
+    if warehouse == "databricks" and not _CATALOG_AND_SCHEMA.fullmatch(name):
+        raise SettingsError(
+            f"{name[:80]!r} is no schema name",
+            hint="give --schema or MAANG_SCHEMA as catalog.schema: lower-case letters, digits and _, a letter first",
+        )
+    if warehouse != "databricks" and not _SCHEMA_NAME.fullmatch(name):
         raise SettingsError(
             f"{name[:80]!r} is no schema name", hint="give --schema lower-case letters, digits and _, a letter first"
         )
-    if name == others:
+    if name.rpartition(".")[2] == others:
         raise SettingsError(
             f"the schema {name} is not for bars of the source {source}: made-up and real rows never mix",
             hint=f"leave --schema and MAANG_SCHEMA out to use {own}",

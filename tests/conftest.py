@@ -13,7 +13,10 @@ from typing import Protocol
 import pytest
 
 from maang_cli.cli import main
+from tests.databricks.fixtures import databricks, spark
 from tests.polygon_server import KEY, PolygonServer
+
+__all__ = ["databricks", "spark"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("MAANG_HOME", str(folder))
     monkeypatch.setenv("MAANG_RETRY_SECONDS", "1.5")
+    monkeypatch.setenv("MAANG_WAREHOUSE_WAIT", "20")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "dumb")

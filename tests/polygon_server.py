@@ -116,7 +116,8 @@ class PolygonServer:
         if answer.reset:
             return
         try:
-            handler.send_response(answer.status)
+            start = handler.send_response_only if "Date" in answer.headers else handler.send_response
+            start(answer.status)
             for name, value in ({"Content-Type": "application/json"} | dict(answer.headers)).items():
                 handler.send_header(name, value)
             handler.send_header("Content-Length", str(len(answer.body)))

@@ -40,9 +40,11 @@ DROPPED = "was dropped before it was published, by another run; nothing was publ
 StepContext = AbstractContextManager[Callable[[object], None]]
 
 
-@pytest.fixture(params=["local"])
+@pytest.fixture(params=["local", "databricks"])
 def warehouse(request: pytest.FixtureRequest, home: object) -> Iterator[Warehouse]:
     """An empty warehouse."""
+    if request.param == "databricks":
+        request.getfixturevalue("databricks")
     chosen = settings.load(warehouse=request.param)
     with closing(WAREHOUSES[chosen.warehouse](chosen)) as opened:
         yield opened

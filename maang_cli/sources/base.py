@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import date
 
     import pyarrow as pa
@@ -28,6 +28,9 @@ class Source(Protocol):
             NotPublishedYet: a session is not served yet (4).
             SourceFailed: no usable answer, after retries (4).
         """
+
+    def looks(self) -> Mapping[str, Callable[[], str]]:
+        """What `maang doctor` looks at here, by name; each says what is so, or raises."""
 
     def close(self) -> None:
         """Give back what is held; the source is not used afterwards."""

@@ -11,8 +11,9 @@ import logging
 import re
 import time
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ from maang_cli.errors import NotPublishedYet, SettingsError, SourceDenied, Sourc
 from maang_cli.tables import STAGED_COLUMNS, arrow_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from maang_cli.settings import Settings
 
@@ -39,6 +40,9 @@ CONNECT_SECONDS = 10
 READ_SECONDS = 30
 MAX_BYTES = 256 * 1024 * 1024
 """A whole market's day is 1.5 MB; far beyond that it is not an answer."""
+CLOCK_SECONDS = 60
+YEARS = (2, 5, 10, 20)
+"""How far back the vendor's plans reach."""
 RETRIED = frozenset({408, 413, 425, 429, 499, 500, 502, 503, 504, *range(520, 528)})
 """The last are those of the content network before the API."""
 
@@ -88,6 +92,8 @@ class _Transport:
         self._token = token
         self._budget = budget
         self._pool = urllib3.PoolManager(cert_reqs="CERT_REQUIRED", ca_certs=certifi.where(), retries=False)
+        self.clock: str | None = None
+        """The vendor's time at the last answer, as HTTP writes it; None before the first."""
 
     def request(self, method: str, url: str, fields: dict[str, str] | None, headers: dict[str, str]) -> _Answer:
         deadline = time.monotonic() + (self._budget or CONNECT_SECONDS + READ_SECONDS)  # without a budget: one attempt
@@ -127,6 +133,7 @@ class _Transport:
                 response.release_conn()
         except urllib3.exceptions.HTTPError as exc:
             raise _Transient(_reason(exc)) from exc
+        self.clock = response.headers.get("Date")
         log.debug("GET %s: %d, %d bytes, %.2f s", url, answer.status, len(answer.data), time.monotonic() - started)
         if answer.status in RETRIED:
             raise _Transient(self._said(answer), _retry_after(response.headers.get("Retry-After")))
@@ -294,8 +301,42 @@ class PolygonSource:
             hint="run the same command again; if it persists, ask the vendor",
         )
 
+    def looks(self) -> Mapping[str, Callable[[], str]]:
+        return {"key": self._try_key, "history": self._try_history, "clock": self._try_clock}
+
+    def _try_key(self) -> str:
+        session = _session_before(datetime.now(UTC).date() - timedelta(days=1))
+        self.bars((), (session,))
+        return f"{self._where} serves {session}"
+
+    def _try_history(self) -> str:
+        """How far back the plan reaches, by a session just within each of the usual limits."""
+        today, served = datetime.now(UTC).date(), ""
+        for years in YEARS:
+            session = _session_before(today - timedelta(days=365 * years - 3))
+            try:
+                self.bars((), (session,))
+            except (SourceDenied, NotPublishedYet):
+                return f"{served or 'nothing of the past is served'}; not {session}, of {years} years ago"
+            served = f"the plan reaches back to {session} at least"
+        return served
+
+    def _try_clock(self) -> str:
+        try:
+            there = parsedate_to_datetime(self._transport.clock or "").astimezone(UTC)
+        except ValueError:
+            return "not tried: the vendor did not say its time"
+        ahead = (datetime.now(UTC) - there).total_seconds()
+        if abs(ahead) > CLOCK_SECONDS:
+            raise SettingsError(f"this machine's clock is {ahead:+.0f} s off", hint="set the clock; sessions end by it")
+        return f"within {CLOCK_SECONDS} s of the vendor's"
+
     def close(self) -> None:
         self._transport.close()
+
+
+def _session_before(day: date) -> date:
+    return calendar.between(day - timedelta(days=10), day - timedelta(days=1))[-1]
 
 
 def open_source(settings: Settings) -> PolygonSource:

@@ -17,7 +17,7 @@ from maang_cli import sessions as calendar
 from maang_cli.tables import STAGED_COLUMNS, arrow_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _SCALES = ((512, 4000), (96, 1600), (20, 700), (5, 250), (1, 90))
 """Days between knots, and how far a knot may lie from the base, in basis points: 66 % in all, so no price gets below a third."""
@@ -67,6 +67,9 @@ class SampleSource:
     def bars(self, tickers: Sequence[str], sessions: Sequence[date]) -> pa.Table:
         rows = [_bar(ticker, session) for session in sessions for ticker in tickers]
         return pa.Table.from_pylist(rows, schema=arrow_schema(STAGED_COLUMNS))
+
+    def looks(self) -> Mapping[str, Callable[[], str]]:
+        return {}
 
     def close(self) -> None:
         """Nothing is held."""

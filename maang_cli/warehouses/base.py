@@ -1,4 +1,4 @@
-"""What a warehouse is: six verbs, each atomic, each safe to repeat.
+"""What a warehouse is: six verbs, each atomic, each safe to repeat, and what `maang doctor` asks of it.
 
 Errors, for every verb: WarehouseDenied (2) when waiting can't help, WarehouseFailed (4) when it may.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import date, datetime
 
     import pyarrow as pa
@@ -104,6 +104,15 @@ class Warehouse(Protocol):
             TableMissing: the table, or one that is read, is not there.
             CommitLost: overtaken on every attempt.
         """
+
+    def has_schema(self) -> bool:
+        """Whether the schema is there; changes nothing."""
+
+    def describe(self) -> str:
+        """Who works where, for a person; asks the warehouse."""
+
+    def looks(self) -> Mapping[str, Callable[[], str]]:
+        """What `maang doctor` looks at here besides a scratch table, by name; each says what is so, or raises."""
 
     def drop(self, table: Table) -> bool:
         """Drop a table with its data; False when it was not there."""

@@ -107,10 +107,14 @@ class Store:
     def close(self) -> None:
         self.catalog.close()
 
-    def create_schema(self) -> bool:
+    def has_schema(self) -> bool:
         with translated(self.root):
-            if self.catalog.namespace_exists(self.schema):
-                return False
+            return self.catalog.namespace_exists(self.schema)
+
+    def create_schema(self) -> bool:
+        if self.has_schema():
+            return False
+        with translated(self.root):
             try:
                 self.catalog.create_namespace(self.schema)
             except NamespaceAlreadyExistsError:

@@ -20,7 +20,7 @@ from maang_cli.warehouses.disk_errors import translated
 from maang_cli.warehouses.iceberg import Overtaken, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from pyiceberg.manifest import DataFile
@@ -49,6 +49,15 @@ class LocalWarehouse:
 
     def create_schema(self) -> bool:
         return self._store.create_schema()
+
+    def has_schema(self) -> bool:
+        return self._store.has_schema()
+
+    def describe(self) -> str:
+        return f"on this machine, in {self._store.root}"
+
+    def looks(self) -> Mapping[str, Callable[[], str]]:
+        return {}
 
     def create(self, table: Table) -> bool:
         if (found := self._store.load(table.name)) is not None:

@@ -1,0 +1,143 @@
+"""The engine behind the stand-in: Spark 4 with Iceberg, one process for all tests, a catalog of its own for each."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import re
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+ICEBERG = "org.apache.iceberg:iceberg-spark-runtime-4.1_2.13:1.12.0"
+INSTALL_JAVA = "needs Java 17 for Spark: apt-get install openjdk-17-jre-headless"
+EXTENSIONS = "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions"
+
+# What the warehouse says where Spark alone says it in Java, by what Java says.
+_TEXTS = (
+    ("NoSuchNamespaceException", "[SCHEMA_NOT_FOUND] The schema cannot be found. SQLSTATE: 42704"),
+    ("NoSuchTableException", "[TABLE_OR_VIEW_NOT_FOUND] The table or view `{table}` cannot be found. SQLSTATE: 42P01"),
+    ("Cannot find a snapshot older than", "[DELTA_TIMESTAMP_EARLIER_THAN_COMMIT_RETENTION] {line}. SQLSTATE: 42816"),
+    ("CommitFailedException", "[DELTA_CONCURRENT_WRITE] A concurrent transaction has written new data. SQLSTATE: 2D521"),
+    ("ValidationException", "[DELTA_CONCURRENT_APPEND] Files were added by a concurrent update. SQLSTATE: 2D521"),
+)
+
+
+@dataclass
+class Refusal(Exception):
+    """A statement that Spark refused, in the warehouse's words."""
+
+    text: str
+    state: str | None
+
+
+class Spark:
+    """One local Spark; `catalog()` gives a session on a new, empty Iceberg catalog."""
+
+    def __init__(self, folder: Path) -> None:
+        if shutil.which("java") is None:
+            pytest.skip(INSTALL_JAVA)
+        from pyspark.sql import SparkSession
+
+        options = {
+            "spark.jars.packages": ICEBERG,
+            "spark.sql.extensions": EXTENSIONS,
+            "spark.ui.enabled": "false",
+            "spark.ui.showConsoleProgress": "false",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.driver.host": "127.0.0.1",
+            "spark.sql.session.timeZone": "UTC",
+            "spark.sql.shuffle.partitions": "1",
+            "spark.sql.warehouse.dir": str(folder / "spark"),
+            "spark.default.parallelism": "1",
+            "spark.driver.memory": "2g",
+            # Small tables: what a compiler would gain, it costs.
+            "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto",
+            "spark.sql.codegen.wholeStage": "false",
+            "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+        }
+        builder: Any = SparkSession.builder.master("local[2]").appName("stand-in")
+        for name, value in options.items():
+            builder = builder.config(name, value)
+        self._root = builder.getOrCreate()
+        self._root.sparkContext.setLogLevel("OFF")
+        logging.getLogger("SQLQueryContextLogger").disabled = True  # else pyspark puts each refusal on stderr
+        self._folder = folder
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def catalog(self) -> Catalog:
+        with self._lock:
+            name = f"c{next(self._numbers)}"
+            session = self._root.newSession()
+        prefix = f"spark.sql.catalog.{name}"
+        for key, value in {
+            prefix: "org.apache.iceberg.spark.SparkCatalog",
+            f"{prefix}.catalog-impl": "org.apache.iceberg.inmemory.InMemoryCatalog",
+            f"{prefix}.io-impl": "org.apache.iceberg.hadoop.HadoopFileIO",
+            f"{prefix}.warehouse": str(self._folder / name),
+            f"{prefix}.cache-enabled": "false",
+        }.items():
+            session.conf.set(key, value)
+        session.sql(f"USE {name}")
+        return Catalog(name, session)
+
+    def stop(self) -> None:
+        self._root.stop()
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """An Iceberg catalog, and the Spark session that sees it."""
+
+    name: str
+    session: Any
+
+    def run(self, statement: str) -> pa.Table:
+        """The statement's rows.
+
+        Raises:
+            Refusal: Spark refused it.
+        """
+        from py4j.protocol import Py4JJavaError
+        from pyspark.errors import PySparkException
+
+        try:
+            return _arrow(self.session.sql(statement))
+        except PySparkException as exc:
+            raise _refusal(str(exc), exc.getSqlState()) from exc
+        except Py4JJavaError as exc:
+            raise _refusal(str(exc.java_exception), None) from exc
+
+
+def _arrow(frame: Any) -> pa.Table:
+    """What `toArrow` gives; that one leaves its socket to the garbage collector, which Python warns of."""
+    from pyspark.sql.pandas.serializers import ArrowCollectSerializer
+    from pyspark.sql.pandas.types import to_arrow_schema
+    from pyspark.util import local_connect_and_auth
+
+    port, secret, served = frame._jdf.collectAsArrowToPython()
+    file, socket = local_connect_and_auth(port, secret)
+    socket.settimeout(None)  # 15 s to connect; the answer takes as long as the work
+    with contextlib.closing(socket), contextlib.closing(file):
+        *batches, order = ArrowCollectSerializer().load_stream(file)
+    served.getResult()
+    schema = to_arrow_schema(frame.schema)
+    return pa.Table.from_batches([batches[i] for i in order]).cast(schema) if order else schema.empty_table()
+
+
+def _refusal(said: str, state: str | None) -> Refusal:
+    if state:  # Spark adds the plan after a semicolon and a line break
+        return Refusal(said.partition("; line ")[0].partition("\n\n== SQL")[0], state)
+    for mark, text in _TEXTS:
+        if mark in said:
+            table = re.search(r"\b[a-z0-9_]+\.([a-z0-9_]+)$", said, re.MULTILINE)
+            told = text.format(line=said.splitlines()[0], table=table.group(1) if table else "?")
+            return Refusal(told, told[-5:])
+    return Refusal(f"[INTERNAL_ERROR] {said} SQLSTATE: XX000", "XX000")
