@@ -114,7 +114,7 @@ class Store:
     def create_schema(self) -> bool:
         if self.has_schema():
             return False
-        with translated(self.root):
+        with translated(self.root), self._locked():  # of two that create it at once, the second would see a damaged catalog
             try:
                 self.catalog.create_namespace(self.schema)
             except NamespaceAlreadyExistsError:

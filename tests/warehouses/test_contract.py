@@ -607,6 +607,11 @@ def test_of_two_that_publish_the_same_rows_one_wins_whole(reopen: Opener) -> Non
     assert without_stamp(content(reopen())) in versions
 
 
+def test_a_schema_created_by_several_at_once_is_there(reopen: Opener) -> None:
+    at_once(reopen, *[lambda warehouse: warehouse.create_schema()] * 3)
+    assert not reopen().create_schema()
+
+
 def test_a_table_created_by_several_at_once_is_there(reopen: Opener) -> None:
     at_once(reopen, *[lambda warehouse: warehouse.create(PRODUCTION)] * 3)
     assert content(reopen()) == []
