@@ -130,14 +130,14 @@ WHERE volume IS NULL OR volume <= 0 OR volume > {MAX_VOLUME} OR transactions < 0
         "every row is of the session asked for",
         """SELECT ticker, date, 'date ' || coalesce(CAST(date AS STRING), 'NULL') AS found, FALSE AS allowed
 FROM staged
-WHERE date IS NULL OR date NOT IN (SELECT date FROM sessions)""",
+WHERE NOT EXISTS (SELECT 1 FROM sessions AS d WHERE d.date = staged.date)""",
     ),
     Check(
         "ticker_format",
         "only well-formed symbols that were asked for",
         """SELECT ticker, date, CASE WHEN ticker IS NULL THEN 'no ticker' ELSE 'not asked for' END AS found, FALSE AS allowed
 FROM staged
-WHERE ticker IS NULL OR ticker NOT IN (SELECT ticker FROM asked)""",
+WHERE NOT EXISTS (SELECT 1 FROM asked AS a WHERE a.ticker = staged.ticker)""",
     ),
     Check(
         "duplicates",
