@@ -272,11 +272,11 @@ def overtaken(home: Path) -> Iterator[Overtaken]:
 SOMEBODYS = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-def foreign(*rows: Row) -> pa.Table:
+def foreign(*rows: Row, stamp: datetime = SOMEBODYS) -> pa.Table:
     """Production's rows, as somebody else would write them."""
     fields = arrow_schema(PRODUCTION.columns)
     narrowed = staged(rows).select(PRODUCTION.values).cast(pa.schema([fields.field(name) for name in PRODUCTION.values]))
-    return narrowed.append_column(fields.field("insertion_timestamp"), [[SOMEBODYS] * len(rows)])
+    return narrowed.append_column(fields.field("insertion_timestamp"), [[stamp] * len(rows)])
 
 
 META_ON_TUESDAY = f"ticker == 'META' and date == '{TUESDAY}'"
@@ -310,6 +310,15 @@ def test_a_commit_from_outside_is_never_lost(
     assert unreachable(home) == []
 
 
+def test_a_session_that_somebody_else_begins_meanwhile_has_each_row_once(overtaken: Overtaken, home: Path) -> None:
+    theirs = foreign(bar("META", WEDNESDAY, close=Decimal(99)), bar("NEW", WEDNESDAY))
+    overtaken.meddles = iter([lambda table: table.append(theirs)])
+    done = publish(overtaken, bar("META", WEDNESDAY))
+    assert (done.inserted, done.updated) == (0, 1)
+    wednesday = [row for row in rows_on_disk(home, PRODUCTION_NAME) if row["date"] == WEDNESDAY]
+    assert without_stamp(wednesday) == [bar("META", WEDNESDAY), bar("NEW", WEDNESDAY)]
+
+
 def test_a_row_that_somebody_else_made_the_same_meanwhile_is_unchanged(overtaken: Overtaken, home: Path) -> None:
     overtaken.meddles = iter([lambda table: table.overwrite(foreign(*closes("10.80")), META_ON_TUESDAY)])
     done = publish(overtaken, *closes("10.80"))
@@ -332,15 +341,18 @@ def test_overtaken_every_time_is_a_lost_commit_and_publishes_nothing(overtaken: 
     assert unreachable(home) == []
 
 
-def test_a_second_copy_of_a_row_is_healed(local: LocalWarehouse, home: Path) -> None:
-    publish(local, bar("META", TUESDAY), bar("OTHER", TUESDAY))
-    before = content(local)
+@pytest.mark.parametrize(
+    "copies", [closes("10.75"), closes("99"), closes("99", "10.75", "10.75")], ids=["same", "other", "several"]
+)
+@pytest.mark.parametrize("stamp", [datetime(2020, 1, 1, tzinfo=UTC), datetime(2050, 1, 1, tzinfo=UTC)], ids=["older", "newer"])
+def test_further_copies_of_a_row_are_removed(local: LocalWarehouse, home: Path, copies: list[Row], stamp: datetime) -> None:
+    rows = [bar("META", TUESDAY), bar("OTHER", TUESDAY)]
+    publish(local, *rows)
     with open_catalog(home) as catalog:
-        table = catalog.load_table(PRODUCTION_NAME)
-        table.append(foreign(bar("META", TUESDAY, close=Decimal(99)), bar("META", TUESDAY)))
-    assert len(content(local)) == 4
-    publish(local, bar("META", TUESDAY))
-    assert without_stamp(content(local)) == without_stamp(before)
+        catalog.load_table(PRODUCTION_NAME).append(foreign(*copies, stamp=stamp))
+    assert len(content(local)) == 2 + len(copies)
+    assert publish(local, rows[0]).deleted == len(copies)
+    assert without_stamp(content(local)) == rows
 
 
 @pytest.mark.parametrize("name", ["note", "a b", 'we"ird', "select", "n", "o", "copy", "outcome", "Ticker", "ünïcode"])

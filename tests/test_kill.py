@@ -1,0 +1,440 @@
+"""A `run-day` that is killed, and two of them at once: the tables are as before or as after, and a re-run finishes the rest.
+
+The runs are forked from a process that has imported everything, so that each of them takes a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+import pytest
+from pyiceberg.exceptions import NoSuchTableError
+
+from maang_cli import pipeline, sessions
+from maang_cli.cli import main
+from maang_cli.errors import ExitCode
+from maang_cli.sources.sample import SampleSource
+from maang_cli.warehouses.local import LocalWarehouse
+from tests.polygon_server import PolygonServer, row
+from tests.warehouses.conftest import MONDAY, TUESDAY, WEDNESDAY, Row, rows_on_disk, unreachable, without_stamp
+
+POINTS = 40
+"""Kills for each state to start from."""
+TICKERS = ("AAPL", "META", "NFLX")
+PRODUCTION, CUMULATIVE = "maang.daily_stock_prices", "maang.daily_stock_prices_cumulative"
+STAMPS = {PRODUCTION: "insertion_timestamp", CUMULATIVE: "updated_at"}
+Tables = dict[str, list[Row] | None]
+"""Rows by table, None where there is no table."""
+
+# The process that forks
+
+
+DISK = {
+    "commit",
+    "create",
+    "delete",
+    "do_commit",
+    "do_execute",
+    "mkdir",
+    "replace",
+    "rmtree",
+    "sweep",
+    "unlink",
+    "write",
+    "write_text",
+}
+"""Functions that change what is on the disk, in these files: points close to them are worth more than points in between."""
+NEAR_DISK = ("maang_cli/warehouses/", "pyiceberg/", "sqlalchemy/engine/", "pathlib", "shutil", "filelock/")
+
+
+def _counted(at: int | None, send: int, touching_disk: list[int] | None) -> Callable[[FrameType, str, object], None]:
+    """A profile function that signals its own process at the `at`-th event."""
+    events = itertools.count(1)
+
+    def profile(frame: FrameType, event: str, arg: object) -> None:
+        number = next(events)
+        if number == at:
+            os.kill(os.getpid(), send)
+        if touching_disk is not None:
+            touching_disk[0] = number
+            code = frame.f_code
+            if not event.startswith("c_") and code.co_name in DISK and any(part in code.co_filename for part in NEAR_DISK):
+                touching_disk.append(number)
+
+    return profile
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of `maang` in a fork."""
+
+    argv: list[str]
+    env: dict[str, str]
+    log: str
+    """Where stderr goes."""
+    at: int | None
+    """The event at which the run sends itself `send`."""
+    send: int
+    notes: str | None
+    """Where to write what happened."""
+
+
+def _child(job: Job) -> int:
+    os.environ.clear()
+    os.environ.update(job.env)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    touching_disk = [0] if job.notes else None
+    if job.at or job.notes:
+        profile = _counted(job.at, job.send, touching_disk)
+        threading.setprofile(profile)
+        sys.setprofile(profile)
+    code = main(job.argv)
+    sys.setprofile(None)
+    if job.notes:
+        Path(job.notes).write_text(json.dumps({"events": touching_disk, "modules": list(sys.modules)}))
+    return code
+
+
+def _fork(**job: Any) -> int:
+    pid = os.fork()
+    if pid == 0:
+        code = int(ExitCode.BUG)
+        try:
+            code = _child(Job(**job))
+        finally:
+            if exc := sys.exception():
+                traceback.print_exception(exc)
+            sys.stderr.flush()
+            os._exit(code)
+    return pid
+
+
+def _wait(pid: int, seconds: float) -> int | str | None:
+    """The exit code, minus the signal, "stopped", or None: it is still running."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+        if ended:
+            return "stopped" if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    return None
+
+
+def _load(modules: list[str]) -> None:
+    for name in modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def serve() -> None:
+    """One job a line on stdin, one answer a line on stdout."""
+    jobs: dict[str, Callable[..., object]] = {"fork": _fork, "wait": _wait, "load": _load}
+    for line in sys.stdin:
+        name, arguments = json.loads(line)
+        print(json.dumps(jobs[name](**arguments)), flush=True)
+
+
+# Its other end
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int | str | None
+    err: str
+
+
+class Forker:
+    """Runs `maang` in forks; `folder` holds their stderr."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = itertools.count()
+        self._logs: dict[int, Path] = {}
+        program = "import os, sys; from tests.test_kill import serve; os.chdir(sys.argv[1]); serve()"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", program, str(folder)],
+            cwd=Path(__file__).parents[1],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.communicate()
+
+    def load(self, modules: Sequence[str]) -> None:
+        """Import them, so that the runs need not."""
+        self._ask("load", modules=modules)
+
+    def _ask(self, name: str, **arguments: object) -> object:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([name, arguments]) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def start(self, *argv: str, at: int | None = None, send: int = signal.SIGKILL, notes: Path | None = None) -> int:
+        """Start a run, which signals itself at its `at`-th event; returns its process id."""
+        log = self._folder / f"{next(self._numbers)}.err"
+        note = str(notes) if notes else None
+        pid = self._ask("fork", argv=argv, env=dict(os.environ), log=str(log), at=at, send=int(send), notes=note)
+        assert isinstance(pid, int)
+        self._logs[pid] = log
+        return pid
+
+    def wait(self, pid: int, seconds: float = 60) -> Ended:
+        code = self._ask("wait", pid=pid, seconds=seconds)
+        assert code is None or isinstance(code, int | str)
+        return Ended(code, self._logs[pid].read_text())
+
+    def run(self, *argv: str, at: int | None = None) -> Ended:
+        return self.wait(self.start(*argv, at=at))
+
+    def watch(self, *argv: str) -> tuple[list[int], list[str]]:
+        """Run to the end; how many events there were, then which of them are near the disk; and the modules in use."""
+        notes = self._folder / "notes.json"
+        ended = self.wait(self.start(*argv, notes=notes))
+        assert ended.code == 0, ended.err
+        seen = json.loads(notes.read_text())
+        return seen["events"], seen["modules"]
+
+
+@pytest.fixture(scope="module")
+def forkers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Forker]]:
+    """Two of them, for two processors."""
+    folders = [tmp_path_factory.mktemp("forker") for _ in range(2)]
+    with contextlib.ExitStack() as stack:
+        pair = [stack.enter_context(Forker(folder)) for folder in folders]
+        _, modules = pair[0].watch("run-day", "--date", str(TUESDAY), "--source", "sample", "--home", str(folders[0] / "home"))
+        for forker in pair:
+            forker.load([*modules, "maang_cli.sources.polygon"])
+        yield pair
+
+
+# States
+
+
+@dataclass(frozen=True)
+class Place:
+    """A home, and a copy of it to begin from again and again (Iceberg's paths are absolute, so it can't be moved)."""
+
+    home: Path
+
+    @property
+    def _copy(self) -> Path:
+        return self.home.with_suffix(".copy")
+
+    def keep(self) -> None:
+        if self.home.exists():
+            shutil.copytree(self.home, self._copy)
+
+    def restore(self) -> None:
+        shutil.rmtree(self.home, ignore_errors=True)
+        if self._copy.exists():
+            shutil.copytree(self._copy, self.home)
+
+    def tables(self) -> Tables:
+        """What a reader sees, through a copy of the catalog: opening the catalog itself could mend it."""
+        scratch = self.home.with_suffix(".read")
+        shutil.rmtree(scratch, ignore_errors=True)
+        (scratch / "warehouse").mkdir(parents=True)
+        for path in (self.home / "warehouse").glob("catalog.db*"):
+            shutil.copy(path, scratch / "warehouse")
+        found: Tables = {}
+        for name in (PRODUCTION, CUMULATIVE):
+            try:
+                found[name] = rows_on_disk(scratch, name)
+            except NoSuchTableError:
+                found[name] = None
+        return found
+
+
+def values(tables: Tables) -> Tables:
+    """The tables without their stamps; no table is as good as an empty one."""
+    return {name: without_stamp(rows or [], STAMPS[name]) for name, rows in tables.items()}
+
+
+def run_day(day: date, home: Path, tickers: Sequence[str] = TICKERS) -> tuple[str, ...]:
+    return ("run-day", "--date", str(day), "--home", str(home), "--tickers", ",".join(tickers))
+
+
+def serve_bars(polygon: PolygonServer) -> None:
+    polygon.days = {day: [row(ticker, day) for ticker in TICKERS] for day in (TUESDAY, WEDNESDAY)}
+
+
+def publish_other_bars(home: Path, days: Sequence[date], keep_snapshots: int) -> None:
+    with closing(LocalWarehouse(home, "maang", keep_snapshots)) as warehouse:
+        for day in days:
+            request = pipeline.Request(TICKERS, (day,))
+            pipeline.run_day(SampleSource(), warehouse, request, lambda _: nullcontext(lambda _: None))
+
+
+@dataclass(frozen=True)
+class State:
+    """What a home holds before the day is run."""
+
+    days: Sequence[date]
+    """Sessions that are there, with other values than Polygon's."""
+    keep_snapshots: int = 100
+    points: int = POINTS
+
+
+STATES = {
+    "an-empty-home": State([]),
+    "the-day-with-other-values-and-the-day-after": State([TUESDAY, WEDNESDAY]),
+    # The next day merges manifests, drops metadata files and expires snapshots.
+    "a-long-history": State(sessions.between(date(2025, 9, 26), MONDAY), keep_snapshots=3, points=POINTS // 2),
+}
+
+
+def spread(numbers: Sequence[int], most: int) -> list[int]:
+    """About `most` of the numbers, evenly spread."""
+    return list(numbers)[:: max(len(numbers) // most, 1)]
+
+
+def must_be_tidy(home: Path, what: str) -> None:
+    assert unreachable(home) == [], what
+    assert {path.name for path in (home / "warehouse/maang").iterdir()} == {name.split(".")[1] for name in STAMPS}, what
+
+
+def kill_and_run_again(
+    forker: Forker, place: Place, points: Sequence[int], before: Tables, after: Tables
+) -> list[int | str | None]:
+    """Kill the day at each point, look, run it again, look again; how the killed runs ended."""
+    codes = []
+    for at in points:
+        place.restore()
+        killed = forker.run(*run_day(TUESDAY, place.home), at=at)
+        codes.append(killed.code)
+        seen = place.tables()
+        done = {name: values(seen)[name] == values(after)[name] for name in seen}
+        for name, rows in seen.items():
+            assert done[name] or (rows or []) == (before[name] or []), f"{name} is neither as before nor as after, killed at {at}"
+        assert done[PRODUCTION] or not done[CUMULATIVE], f"windows without their bars, killed at {at}"
+
+        again = forker.run(*run_day(TUESDAY, place.home))
+        assert again.code == 0, f"killed at {at}: {again.err}"
+        assert values(place.tables()) == values(after), f"killed at {at}"
+        must_be_tidy(place.home, f"killed at {at}")
+    return codes
+
+
+@pytest.mark.parametrize("state", [pytest.param(state, id=name) for name, state in STATES.items()])
+def test_a_killed_day_is_as_before_or_as_after_and_is_run_again(
+    polygon: PolygonServer, forkers: list[Forker], home: Path, monkeypatch: pytest.MonkeyPatch, state: State
+) -> None:
+    serve_bars(polygon)
+    monkeypatch.setenv("MAANG_KEEP_SNAPSHOTS", str(state.keep_snapshots))
+
+    def kill_some(number: int) -> list[int | str | None]:
+        """One forker's share of the points."""
+        forker, place = forkers[number], Place(home / str(number))
+        publish_other_bars(place.home, state.days, state.keep_snapshots)
+        place.keep()
+        before = place.tables()
+        (total, *near_disk), _ = forker.watch(*run_day(TUESDAY, place.home))
+        after = place.tables()
+        assert all(values(before)[name] != values(after)[name] for name in STAMPS)
+        points = spread(range(1, total), state.points // 2) + spread(near_disk, state.points // 2)
+        return kill_and_run_again(forker, place, points[number :: len(forkers)], before, after)
+
+    with ThreadPoolExecutor(len(forkers)) as pool:
+        codes = [code for share in pool.map(kill_some, range(len(forkers))) for code in share]
+    assert set(codes) <= {-signal.SIGKILL, 0}
+    assert codes.count(-signal.SIGKILL) > len(codes) * 0.9
+
+
+# Two at once
+
+
+TWO: list[tuple[str, list[tuple[date, Sequence[str]]]]] = [
+    ("the-same-day", [(TUESDAY, TICKERS), (TUESDAY, TICKERS)]),
+    ("different-days", [(TUESDAY, TICKERS), (WEDNESDAY, TICKERS)]),
+    ("different-tickers", [(TUESDAY, TICKERS[:2]), (TUESDAY, TICKERS[1:])]),
+]
+two = pytest.mark.parametrize("requests", [pytest.param(requests, id=name) for name, requests in TWO])
+
+
+def must_end_well(forker: Forker, place: Place, runs: Mapping[tuple[str, ...], Ended], after: Tables, what: str) -> None:
+    """Each has done its work, or says that it has not and does it when it is run again."""
+    for argv, ended in runs.items():
+        if ended.code != 0:
+            assert ended.code == ExitCode.MAY_HEAL, f"{what}: {ended}"
+            error, hint = ended.err.splitlines()[-2:]
+            assert error.startswith("error: "), ended.err
+            assert hint.startswith("hint: "), ended.err
+            assert "run the same command again" in hint
+            assert forker.run(*argv).code == 0
+    assert sum(ended.code != 0 for ended in runs.values()) < len(runs), what
+    assert values(place.tables()) == values(after), what
+    must_be_tidy(place.home, what)
+
+
+@pytest.fixture
+def place(polygon: PolygonServer, home: Path) -> Place:
+    """An empty home; Polygon serves Tuesday and Wednesday."""
+    serve_bars(polygon)
+    return Place(home)
+
+
+def one_after_the_other(forker: Forker, place: Place, runs: Sequence[tuple[str, ...]]) -> Tables:
+    for argv in runs:
+        assert forker.run(*argv).code == 0
+    return place.tables()
+
+
+@two
+def test_two_days_at_once_end_well(forkers: list[Forker], place: Place, requests: list[tuple[date, Sequence[str]]]) -> None:
+    forker = forkers[0]
+    argvs = [(*run_day(day, place.home, tickers), *["--quiet"] * n) for n, (day, tickers) in enumerate(requests)]
+    after = one_after_the_other(forker, place, argvs)
+    for attempt in range(3):
+        place.restore()
+        pids = [forker.start(*argv) for argv in argvs]
+        runs = {argv: forker.wait(pid) for argv, pid in zip(argvs, pids, strict=True)}
+        must_end_well(forker, place, runs, after, f"attempt {attempt}")
+
+
+@two
+def test_a_day_that_sleeps_while_another_runs_ends_well(
+    forkers: list[Forker], place: Place, requests: list[tuple[date, Sequence[str]]]
+) -> None:
+    forker = forkers[0]
+    slow, quick = ((*run_day(day, place.home, tickers), *["--quiet"] * n) for n, (day, tickers) in enumerate(requests))
+    (total, *near_disk), _ = forker.watch(*slow)
+    after = one_after_the_other(forker, place, [quick])
+    for at in spread(range(1, total), 2) + spread(near_disk, 4):
+        place.restore()
+        sleeping = forker.start(*slow, at=at, send=signal.SIGSTOP)
+        stopped = forker.wait(sleeping)
+        other = forker.start(*quick)
+        ended = forker.wait(other, seconds=1)
+        if stopped.code == "stopped":
+            os.kill(sleeping, signal.SIGCONT)
+        runs = {slow: forker.wait(sleeping) if stopped.code == "stopped" else stopped}
+        # It waits for the lock where the sleeper holds it.
+        runs[quick] = forker.wait(other) if ended.code is None else ended
+        must_end_well(forker, place, runs, after, f"asleep at {at}")
