@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 import typer
 from typer.exceptions import TyperException
@@ -104,6 +104,9 @@ class Options:
         return "".join(f" --{name.replace('_', '-')} {shlex.quote(value)}" for name, value in given if value is not None)
 
 
+Result = TypeVar("Result")
+
+
 class Run:
     """One command's run: its settings, and what it opened."""
 
@@ -147,6 +150,12 @@ class Run:
         now = datetime.now(UTC)
         wanted = tuple(sessions.require(_date(day), now) for day in days if day is not None)
         return Request(self.settings.tickers, wanted, self.settings.allow_missing)
+
+    def step(self, name: str, day: str | None, work: "Callable[[Request], Result]") -> Result:
+        """One step, told while it goes on. The date is looked at before anything is opened."""
+        request = self.request(day)
+        with self.narrator.step(name):
+            return work(request)
 
     def finish(self, value: object) -> None:
         """Put the result on stdout."""
@@ -237,10 +246,8 @@ def init_tables(
 
     if only is Part.staging and date is None:
         raise SettingsError("a staging table is of a session", hint="give --date, such as --date 2025-10-14")
-    request = run.request(date)
-    with run.narrator.step("init-tables"):
-        done = pipeline.init_tables(run.warehouse, request, [only.value] if only else pipeline.PARTS)
-    run.finish(done)
+    parts = [only.value] if only else pipeline.PARTS
+    run.finish(run.step("init-tables", date, lambda request: pipeline.init_tables(run.warehouse, request, parts)))
 
 
 @command("ingest")
@@ -251,10 +258,7 @@ def ingest(run: Run, date: Day) -> None:
     """
     from maang_cli import pipeline
 
-    request = run.request(date)
-    with run.narrator.step("ingest"):
-        done = pipeline.ingest(run.source, run.warehouse, request)
-    run.finish(done)
+    run.finish(run.step("ingest", date, lambda request: pipeline.ingest(run.source, run.warehouse, request)))
 
 
 @command("check")
@@ -265,9 +269,7 @@ def check(run: Run, date: Day) -> None:
     """
     from maang_cli import pipeline
 
-    request = run.request(date)
-    with run.narrator.step("check"):
-        audit = pipeline.check(run.warehouse, request)
+    audit = run.step("check", date, lambda request: pipeline.check(run.warehouse, request))
     if not audit.passed:
         raise pipeline.refusal(audit)
     run.finish(audit)
@@ -281,10 +283,7 @@ def promote(run: Run, date: Day) -> None:
     """
     from maang_cli import pipeline
 
-    request = run.request(date)
-    with run.narrator.step("promote"):
-        done = pipeline.promote(run.warehouse, request)
-    run.finish(done)
+    run.finish(run.step("promote", date, lambda request: pipeline.promote(run.warehouse, request)))
 
 
 @command("cumulate")
@@ -295,10 +294,7 @@ def cumulate(run: Run, date: Day) -> None:
     """
     from maang_cli import pipeline
 
-    request = run.request(date)
-    with run.narrator.step("cumulate"):
-        done = pipeline.cumulate(run.warehouse, request)
-    run.finish(done)
+    run.finish(run.step("cumulate", date, lambda request: pipeline.cumulate(run.warehouse, request)))
 
 
 @command("drop-staging")
@@ -309,8 +305,7 @@ def drop_staging(run: Run, date: Day) -> None:
     """
     from maang_cli import pipeline
 
-    request = run.request(date)
-    run.finish(pipeline.drop_staging(run.warehouse, request))
+    run.finish(run.step("drop-staging", date, lambda request: pipeline.drop_staging(run.warehouse, request)))
 
 
 @command("show")
