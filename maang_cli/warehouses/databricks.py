@@ -18,7 +18,7 @@ from maang_cli.tables import CUMULATIVE, PRODUCTION, Column, Table, arrow_schema
 from maang_cli.warehouses.base import Forbidden, Query, Replaced, TableMissing
 from maang_cli.warehouses.databricks_connection import Connection
 from maang_cli.warehouses.databricks_errors import AlreadyThere, Conflict, Missing, NoHistory, Raised, Unfit
-from maang_cli.warehouses.databricks_sql import GATE, Replace, as_of, columns_of, plain, quote, text, values
+from maang_cli.warehouses.databricks_sql import GATE, Replace, columns_of, plain, quote, relation, text, values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,7 +147,7 @@ class DatabricksWarehouse:
             log.warning("%s was not removed: %s", path, exc.message)
 
     def query(self, query: Query) -> pa.Table:
-        holes = {hole: self._name(read.table) + as_of(read) for hole, read in query.reads.items()}
+        holes = self._sources(query)
         tables = [read.table for read in query.reads.values()]
         try:
             rows = self._connection.run(sql.fill(query.text, holes), expect=(Missing, NoHistory, Unfit))
@@ -212,8 +212,8 @@ class DatabricksWarehouse:
         return quote(f"{self._schema}.{table.name}")
 
     def _sources(self, *queries: Query | None) -> dict[str, str]:
-        """Hole to the table that it stands for."""
-        return {hole: self._name(read.table) + as_of(read) for each in queries if each for hole, read in each.reads.items()}
+        """Hole to what it stands for."""
+        return {hole: relation(self._name(read.table), read) for each in queries if each for hole, read in each.reads.items()}
 
     def _look(self, *tables: Table) -> dict[str, Found] | None:
         """Those of the tables that are there, with their columns by name; None without the schema. One statement."""

@@ -151,8 +151,13 @@ def plain(kind: pa.DataType) -> pa.DataType:
     return pa.list_(plain(kind.value_type)) if pa.types.is_list(kind) else kind
 
 
-def as_of(read: Read) -> str:
-    return "" if read.as_of is None else f" TIMESTAMP AS OF '{read.as_of.astimezone(UTC).isoformat()}'"
+def relation(name: str, read: Read) -> str:
+    """What a query reads, as it stands after FROM: the table's name, or its rows of some sessions, now or as they were."""
+    then = "" if read.as_of is None else f" TIMESTAMP AS OF '{read.as_of.astimezone(UTC).isoformat()}'"
+    if read.sessions is None:
+        return name + then
+    first, last = map(sql.day, read.sessions)
+    return f"(SELECT * FROM {name}{then} WHERE date BETWEEN {first} AND {last})"
 
 
 def values(table: Table, rows: pa.Table) -> str:

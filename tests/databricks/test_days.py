@@ -132,6 +132,7 @@ def test_a_fault_at_every_statement_of_a_day_heals(
 
     databricks.fault = once
     done = maang("run-day", "--date", str(DAY))
+    databricks.fault = lambda statement: None
     assert done.code == 0, done.err
     assert len(struck) == FIRST_DAY
     assert done.err.count("trying again in") + done.err.count("computing it anew") == FIRST_DAY
@@ -165,6 +166,7 @@ def test_a_day_that_stops_at_any_statement_is_finished_by_a_re_run(
             assert held == [{"rows": 5 if number > 8 else 0}]
     assert maang("run-day", "--date", str(DAY)).code == 0
     assert len(stopped) == FIRST_DAY
+    databricks.fault = lambda statement: None
     assert_same_tables()
 
 

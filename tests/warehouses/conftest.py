@@ -13,8 +13,9 @@ import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table as IcebergTable
 
-from maang_cli import sql
+from maang_cli import settings, sql
 from maang_cli.tables import PRODUCTION, STAGED_COLUMNS, Table, arrow_schema
+from maang_cli.warehouses import WAREHOUSES
 from maang_cli.warehouses.base import Query, Read, Replaced, Warehouse
 from maang_cli.warehouses.local import LocalWarehouse
 
@@ -31,7 +32,13 @@ def _local(request: pytest.FixtureRequest) -> Opener:
     return lambda: LocalWarehouse(home, "maang", keep_snapshots=100)
 
 
-OPENERS: dict[str, Callable[[pytest.FixtureRequest], Opener]] = {"local": _local}
+def _databricks(request: pytest.FixtureRequest) -> Opener:
+    request.getfixturevalue("databricks")
+    chosen = settings.load()
+    return lambda: WAREHOUSES["databricks"](chosen)
+
+
+OPENERS: dict[str, Callable[[pytest.FixtureRequest], Opener]] = {"local": _local, "databricks": _databricks}
 """Every warehouse passes the contract suite; an entry here is all that one more needs."""
 
 
