@@ -17,8 +17,8 @@ from maang_cli.errors import CommitLost, SettingsError, TableMismatch, Warehouse
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Column, Table, arrow_schema, differences
 from maang_cli.warehouses.base import Forbidden, Query, Replaced, TableMissing
 from maang_cli.warehouses.databricks_connection import Connection
-from maang_cli.warehouses.databricks_errors import AlreadyThere, Conflict, Missing, NoHistory, Raised, Unfit
-from maang_cli.warehouses.databricks_sql import GATE, Replace, columns_of, plain, quote, relation, text, values
+from maang_cli.warehouses.databricks_errors import AlreadyThere, Conflict, GateRaised, Missing, NoHistory, Unfit
+from maang_cli.warehouses.databricks_sql import Replace, columns_of, plain, quote, relation, text, values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -181,13 +181,11 @@ class DatabricksWarehouse:
                     self.full_name(table), *(int(found[name]) for name in ("inserted", "updated", "deleted", "unchanged"))
                 )
                 if done.changed:  # a MERGE that changes nothing would commit an empty snapshot
-                    self._connection.run(statement.merge(deletes=done.deleted > 0), expect=(Missing, Unfit, Conflict, Raised))
+                    self._connection.run(statement.merge(deletes=done.deleted > 0), expect=(Missing, Unfit, Conflict, GateRaised))
                 return done
             except Conflict:
                 log.warning("%s was changed by another writer; computing it anew", self.full_name(table))
-            except Raised as exc:
-                if GATE not in str(exc):
-                    raise exc.error from exc
+            except GateRaised as exc:
                 raise Forbidden from exc
             except Missing as exc:
                 raise self._missing(exc, tables) from exc

@@ -18,6 +18,8 @@ from maang_cli.errors import MaangError, WarehouseDenied, WarehouseFailed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+GATE = "maang: the gate refuses these rows"
+"""What the publishing statement raises; found in whatever the engine wraps it in."""
 NETWORK_SECONDS = 60
 """How long an address that can't be reached is tried: a wrong one is not worth the wait for a warehouse that starts."""
 ERROR_SECONDS = 30
@@ -60,8 +62,8 @@ class Conflict(Refusal):
     """Another writer committed first."""
 
 
-class Raised(Refusal):
-    """The statement's own `raise_error`."""
+class GateRaised(Refusal):
+    """The publishing statement's own `raise_error`."""
 
 
 class NoHistory(Refusal):
@@ -158,7 +160,6 @@ def _unusable(kind: type[Refusal], hint: str) -> Callable[[str], Refusal]:
 
 _RULES: tuple[tuple[str, str, Callable[[str], Exception]], ...] = (
     # condition, SQLSTATE, what it is; the first that matches counts
-    (r"USER_RAISED", "P0001", _failed(Raised, AGAIN)),
     (
         r".*CATALOG.*",
         "42P08",
@@ -184,6 +185,8 @@ def _refused(text: str) -> Exception:
     named = re.match(r"\[([A-Z0-9_.]+)\]|(PERMISSION_DENIED):", said)
     condition = (named.group(1) or named.group(2)) if named else ""
     state = (re.findall(r"SQLSTATE:? (\w{5})", said) or [""])[-1]
+    if GATE in said:
+        return GateRaised(WarehouseFailed(GATE, hint=AGAIN))
     short = said[:300] + ("..." if len(said) > 300 else "")
     for name, states, meaning in _RULES:
         if (name and re.match(name, condition)) or (states and re.fullmatch(states, state)):

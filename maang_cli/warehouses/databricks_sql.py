@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from maang_cli import sql
 from maang_cli.tables import Column
+from maang_cli.warehouses.databricks_errors import GATE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
     from maang_cli.tables import Table
     from maang_cli.warehouses.base import Query, Read
-
-GATE = "maang: the gate refuses these rows"
-"""What the publishing statement raises, to be told from other errors."""
 
 
 @dataclass(frozen=True)

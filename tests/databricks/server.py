@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 import pyarrow as pa
 from databricks.sql.thrift_api.TCLIService import TCLIService, ttypes
 from thrift.protocol.TBinaryProtocol import TBinaryProtocol
-from thrift.transport.TTransport import TMemoryBuffer
+from thrift.transport.TTransport import TMemoryBuffer, TTransportException
 
 from tests.databricks.spark import Catalog, Refusal
 
@@ -70,8 +70,8 @@ class Session:
     open: bool = True
 
 
-class _Cut(Exception):
-    """Close the connection without an answer."""
+class _Cut(TTransportException):  # type: ignore[misc]
+    """Close the connection without an answer; of a kind that the protocol's processor lets through."""
 
 
 class StandIn:
@@ -190,10 +190,12 @@ class _Service:
             hasResultSet=True,
         )
         try:
-            if fault is None or fault.runs:
-                table, moves = server.carry_out(req.statement)
-            if fault is not None and fault.cut:
-                raise _Cut
+            try:
+                if fault is None or fault.runs:
+                    table, moves = server.carry_out(req.statement)
+            finally:  # even a refusal can get lost
+                if fault is not None and fault.cut:
+                    raise _Cut
             if fault is not None:
                 raise Refusal(fault.says, (re.findall(r"SQLSTATE: (\w{5})", fault.says) or [None])[-1])
         except Refusal as exc:

@@ -113,7 +113,7 @@ class Catalog:
         except PySparkException as exc:
             raise _refusal(str(exc), exc.getSqlState()) from exc
         except Py4JJavaError as exc:
-            raise _refusal(str(exc.java_exception), None) from exc
+            raise _refusal(*_cause(exc.java_exception)) from exc
 
 
 def _arrow(frame: Any) -> pa.Table:
@@ -130,6 +130,16 @@ def _arrow(frame: Any) -> pa.Table:
     served.getResult()
     schema = to_arrow_schema(frame.schema)
     return pa.Table.from_batches([batches[i] for i in order]).cast(schema) if order else schema.empty_table()
+
+
+def _cause(java: Any) -> tuple[str, str | None]:
+    """What Spark says of a failure that happened on another of its threads, and its SQLSTATE; else what Java says."""
+    said = java.toString()
+    while java is not None:
+        if found := re.search(r"SQLSTATE: (\w{5})", java.getMessage() or ""):
+            return java.getMessage(), found.group(1)
+        java = java.getCause()
+    return said, None
 
 
 def _refusal(said: str, state: str | None) -> Refusal:
