@@ -84,7 +84,7 @@ class StandIn:
         self.statements: list[str] = []
         self.sessions: dict[bytes, Session] = {}
         self.bytes_received = 0
-        self.uploaded = 0
+        self.uploads: list[bytes] = []
         self.paths: list[str] = []
         self.script: deque[HttpAnswer] = deque()
         """Used up first, by whatever is POSTed to the warehouse."""
@@ -337,7 +337,7 @@ def _handler(server: StandIn) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a
                     status = 404
                 else:
                     target.write_bytes(body)
-                    server.uploaded += len(body)
+                    server.uploads.append(body)
             self._send(status)
 
         def do_DELETE(self) -> None:

@@ -44,7 +44,7 @@ def test_a_day_of_11_000_tickers(
     assert (result["promote"]["inserted"], result["cumulate"]["inserted"]) == (11_000, 11_000)
     assert len(databricks.statements) == 11
     assert max(map(len, databricks.statements)) < 1_000_000
-    assert databricks.uploaded > 0
+    assert databricks.uploads
     assert databricks.volume_files() == []
 
 
@@ -55,7 +55,7 @@ def test_a_load_that_fails_leaves_nothing_in_the_volume(databricks: StandIn, uni
     assert done.code == 2
     assert "CREATE TABLE" in done.err
     assert databricks.statements[-1].startswith("REMOVE '/Volumes/main/landing/bars/")
-    assert databricks.uploaded > 0
+    assert databricks.uploads
     assert databricks.volume_files() == []
 
 
