@@ -4,8 +4,8 @@
     uv run --group dev benchmarks/sql_warehouse.py --quick    half of that; few repetitions, figures that mean little
 
 The warehouse is the tests' stand-in: Spark and Iceberg on this machine behind the connector's own protocol. A rehearsal records
-the statements of each day. Then maang and a bare connector, one connection a day, take turns with the same days on catalogs of their
-own. What a real warehouse takes for a statement is not measured here, only what maang adds to it.
+the statements of each day. Then maang and a bare connector, one connection a day, take turns with the same days on catalogs of
+their own. What a real warehouse takes for a statement is not measured here, only what maang adds to it.
 """
 
 from __future__ import annotations
