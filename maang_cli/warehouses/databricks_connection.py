@@ -164,17 +164,21 @@ def _wait(state: tenacity.RetryCallState) -> float:
 
 def _service_principal(space: Workspace) -> Callable[[], Callable[[], dict[str, str]]]:
     """OAuth for machines, as the connector takes it. The first token is fetched here, where a failure can be told."""
-    from databricks.sdk.core import Config, oauth_service_principal  # noqa: PLC0415 - a second to import, and seldom needed
+    import requests  # noqa: PLC0415 - a second to import with the next, and seldom needed
+    from databricks.sdk.core import Config, oauth_service_principal  # noqa: PLC0415
 
     assert space.client_secret is not None  # noqa: S101 - the settings see to it
     try:
+        # The SDK asks for this page first, and for 5 silent minutes where the host is away, whatever it is told.
+        endpoints = f"{space.url}/oidc/.well-known/oauth-authorization-server"
+        requests.get(endpoints, timeout=(10, 30))
         config = Config(
             host=space.url,
             client_id=space.client_id,
             client_secret=space.client_secret.get_secret_value(),
             auth_type="oauth-m2m",
             # Else the SDK asks the host, and takes its silence for a setting that is wrong.
-            discovery_url=f"{space.url}/oidc/.well-known/oauth-authorization-server",
+            discovery_url=endpoints,
             http_timeout_seconds=SOCKET_SECONDS,
             retry_timeout_seconds=1,
         )
