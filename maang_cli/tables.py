@@ -173,7 +173,7 @@ def iceberg_schema(columns: Sequence[Column]) -> Schema:
 
 
 def differences(table: Table, found: dict[str, str], required: Iterable[str] = ()) -> list[str]:
-    """What keeps `table` from being written: found columns (name to SQL type) against its own, and foreign `required` ones.
+    """What keeps `table` from being written: found columns (name to SQL type) against its own, and those `required` in vain.
 
     A user's extra nullable columns are no difference.
     """
@@ -183,4 +183,11 @@ def differences(table: Table, found: dict[str, str], required: Iterable[str] = (
         for name, kind in own.items()
         if found.get(name) != kind
     ]
-    return lines + [f"{name} is required but not maang's: make it nullable" for name in required if name not in own]
+    always = {column.name for column in table.columns if column.required}
+    return lines + [
+        f"{name} is required, and maang may have no value for it: make it nullable"
+        if name in own
+        else f"{name} is required but not maang's: make it nullable"
+        for name in required
+        if name not in always
+    ]

@@ -306,7 +306,7 @@ STATES = {
     "an-empty-home": State([]),
     "the-day-with-other-values-and-the-day-after": State([TUESDAY, WEDNESDAY]),
     # The next day merges manifests, drops metadata files and expires snapshots.
-    "a-long-history": State(sessions.between(date(2025, 9, 26), MONDAY), keep_snapshots=3, points=POINTS // 2),
+    "a-long-history": State(sessions.between(date(2025, 9, 26), MONDAY), keep_snapshots=3, points=POINTS // 4),
 }
 
 
@@ -431,7 +431,7 @@ def test_a_day_that_sleeps_while_another_runs_ends_well(
         sleeping = forker.start(*slow, at=at, send=signal.SIGSTOP)
         stopped = forker.wait(sleeping)
         other = forker.start(*quick)
-        ended = forker.wait(other, seconds=1)
+        ended = forker.wait(other, seconds=0.5)
         if stopped.code == "stopped":
             os.kill(sleeping, signal.SIGCONT)
         runs = {slow: forker.wait(sleeping) if stopped.code == "stopped" else stopped}

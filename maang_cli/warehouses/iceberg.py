@@ -21,12 +21,14 @@ from pyiceberg.exceptions import (
     CommitFailedException,
     NamespaceAlreadyExistsError,
     NoSuchTableError,
+    TableAlreadyExistsError,
     ValidationException,
 )
 from pyiceberg.io.pyarrow import _dataframe_to_data_files
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 from pyiceberg.transforms import IdentityTransform
+from pyiceberg.utils.concurrent import ExecutorFactory
 
 from maang_cli.errors import WarehouseDenied, WarehouseFailed
 from maang_cli.tables import iceberg_schema
@@ -66,6 +68,20 @@ def _location(folder: Path) -> str:
     return f"file://{folder}"
 
 
+_LOST = (CommitFailedException, TableAlreadyExistsError, ValidationException)
+"""What PyIceberg raises when another writer was faster."""
+
+
+def _settle() -> None:
+    """Wait for PyIceberg's threads, and let it make new ones.
+
+    When one of them finds the disk full, or a signal arrives, the others go on writing: a sweep before they end would miss files.
+    """
+    executor, ExecutorFactory._instance = ExecutorFactory._instance, None
+    if executor is not None:
+        executor.shutdown(wait=True)
+
+
 class Overtaken(Exception):
     """Another writer committed to the table since it was read."""
 
@@ -94,7 +110,13 @@ class Store:
             except FileNotFoundError as exc:  # as /proc says it; elsewhere this error means that a table's file is gone
                 raise WarehouseDenied(f"{root} can't be created", hint="give MAANG_HOME a folder that you can write to") from exc
             self._lock = FileLock(root / "writer.lock", timeout=LOCK_SECONDS)
-            if (root / "catalog.db").exists():
+            catalog = root / "catalog.db"
+            if not (catalog.exists() and catalog.stat().st_size) and any(root.glob("*/*/metadata/*.metadata.json")):
+                raise WarehouseDenied(
+                    f"{catalog} is gone, and there are tables beside it: a new catalog would not know them",
+                    hint=f"restore {catalog}, or give MAANG_HOME another folder",
+                )
+            if catalog.exists():
                 self.catalog = self._open()
             else:
                 with self._locked():  # two processes that create SQLite's tables at once trip over each other
@@ -139,6 +161,17 @@ class Store:
         place = _location(self._folder(table.name))
         return self.catalog.create_table_transaction((self.schema, table.name), schema, place, spec, properties=PROPERTIES)
 
+    def create(self, table: Table) -> None:
+        """Create an empty table; under `writing`.
+
+        Raises:
+            Overtaken: it is there by now.
+        """
+        try:
+            self.creation(table).commit_transaction()
+        except _LOST as exc:
+            raise Overtaken from exc
+
     def commit(self, transaction: Transaction, old: Sequence[DataFile], rows: pa.Table, writer: uuid.UUID) -> None:
         """Put `rows` in the place of the `old` files: one commit, one snapshot; under `writing`, whose id is `writer`.
 
@@ -163,7 +196,7 @@ class Store:
                 ExpireSnapshots(transaction).by_ids(expired).commit()
                 self._note.will_delete(doomed)
             transaction.commit_transaction()
-        except (CommitFailedException, ValidationException) as exc:
+        except _LOST as exc:
             raise Overtaken from exc
         litter.delete(doomed)
 
@@ -192,7 +225,9 @@ class Store:
             self._note.begin(self.schema, name, writer)
             try:
                 yield writer
-            except BaseException:
+            except BaseException as exc:
+                if isinstance(exc, OSError) or not isinstance(exc, Exception):
+                    _settle()
                 self._note.sweep(self.root, self.catalog)
                 raise
             self._note.remove()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -60,15 +61,14 @@ class LocalWarehouse:
         return {}
 
     def create(self, table: Table) -> bool:
-        if (found := self._store.load(table.name)) is not None:
-            self._must_fit(table, found)
-            return False
-        with self._store.writing(table.name):
-            if self._store.load(table.name) is not None:  # another run was faster
-                return False
-            self._store.create_schema()
-            self._store.creation(table).commit_transaction()
-        return True
+        if self._store.load(table.name) is None:
+            with suppress(Overtaken), self._store.writing(table.name):
+                if self._store.load(table.name) is None:
+                    self._store.create_schema()
+                    self._store.create(table)
+                    return True
+        self._must(table)  # it was there, or another writer was faster: it has to fit
+        return False
 
     def stage(self, table: Table, rows: pa.Table) -> None:
         try:

@@ -18,6 +18,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 from pyiceberg.table import Table as IcebergTable
+from pyiceberg.table import Transaction
 
 from maang_cli import pipeline, sessions
 from maang_cli.errors import CommitLost, ExitCode, MaangError, SettingsError, TableMismatch
@@ -467,6 +468,49 @@ def test_something_in_the_way_is_unusable(maang: Maang, home: Path, where: str, 
     must_fail(maang(*RUN_DAY), ExitCode.UNUSABLE, "MAANG_HOME", str(home))
 
 
+@pytest.mark.parametrize("left", [None, b""], ids=["missing", "empty"])
+def test_tables_without_their_catalog_are_not_begun_anew(maang: Maang, home: Path, left: bytes | None) -> None:
+    assert maang(*RUN_DAY).code == 0
+    catalog = home / "warehouse/catalog.db"
+    whole = catalog.read_bytes()
+    catalog.unlink()
+    if left is not None:
+        catalog.write_bytes(left)
+    must_fail(maang(*RUN_DAY), ExitCode.UNUSABLE, str(catalog), "MAANG_HOME")
+    catalog.write_bytes(whole)
+    again = maang(*RUN_DAY)
+    assert again.code == 0
+    assert unreachable(home) == []
+
+
+def test_a_value_that_may_be_missing_must_not_be_required(home: Path) -> None:
+    strict = tuple(replace(column, required=True) if column.name == "vwap" else column for column in PRODUCTION.columns)
+    with closing(LocalWarehouse(home, "maang", 100)) as warehouse:
+        warehouse.create(replace(PRODUCTION, columns=strict))
+        with pytest.raises(TableMismatch, match="vwap is required"):
+            warehouse.create(PRODUCTION)
+
+
+def test_a_table_that_somebody_else_creates_first_is_taken_as_it_is(home: Path) -> None:
+    class Slow(LocalWarehouse):
+        """Somebody else creates the table when this one has seen that there is none."""
+
+        def create(self, table: Table) -> bool:
+            begin = self._store.creation
+
+            def late(table: Table) -> Transaction:
+                transaction = begin(table)
+                begin(table).commit_transaction()
+                return transaction
+
+            self._store.creation = late  # type: ignore[method-assign]
+            return super().create(table)
+
+    with closing(Slow(home, "maang", 100)) as warehouse:
+        assert warehouse.create(PRODUCTION) is False
+    assert unreachable(home) == []
+
+
 def test_a_home_below_a_file_is_unusable(maang: Maang, home: Path) -> None:
     be_in_the_way(home, folder=False)
     must_fail(maang(*RUN_DAY, "--home", str(home / "deeper")), ExitCode.UNUSABLE, "MAANG_HOME")
@@ -589,7 +633,7 @@ def test_a_full_disk_changes_nothing_and_heals(maang: Maang, disk: Path) -> None
     assert run(last).code == 0
     failed = 0
     # From no space at all to space enough, a few kilobytes more each time, so that another write fails.
-    for day, free in zip(reversed(earlier), range(0, 10**6, 12288), strict=False):
+    for day, free in zip(reversed(earlier), range(0, 10**6, 16384), strict=False):
         before = rows()
         space = os.statvfs(disk)
         filler.write_bytes(bytes(space.f_bavail * space.f_frsize - free))
