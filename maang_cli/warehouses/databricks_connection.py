@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import ssl
 import time
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("maang")
 logging.getLogger("databricks").addHandler(logging.NullHandler())  # else its errors go to stderr beside ours
 
+CONNECT_SECONDS = 10
+READ_SECONDS = 30
 SOCKET_SECONDS = 120
 """Without an answer for so long, a request is given up. A long statement answers at once and is polled."""
 
@@ -81,7 +85,7 @@ class Connection:
             with self._open.cursor() as cursor:
                 stream = None if upload is None else io.BytesIO(upload)
                 return cursor.execute(statement, input_stream=stream).fetchall_arrow()
-        except (databricks_sql.Error, urllib3.exceptions.HTTPError, OSError) as exc:
+        except (databricks_sql.Error, urllib3.exceptions.HTTPError, OSError, ImportError) as exc:
             failure = translated(exc)
             if isinstance(failure, Conflict) and Conflict not in expect:
                 failure = Transient(str(failure))
@@ -164,37 +168,50 @@ def _wait(state: tenacity.RetryCallState) -> float:
 
 def _service_principal(space: Workspace) -> Callable[[], Callable[[], dict[str, str]]]:
     """OAuth for machines, as the connector takes it. The first token is fetched here, where a failure can be told."""
-    import requests  # noqa: PLC0415 - a second to import with the next, and seldom needed
-    from databricks.sdk.core import Config, oauth_service_principal  # noqa: PLC0415
+    # Half a second to import, and seldom needed.
+    import requests  # noqa: PLC0415
+    from databricks.sdk.oauth import ClientCredentials, Token  # noqa: PLC0415
+
+    class Principal(ClientCredentials):
+        """Keeps a token and renews it in time. The SDK's own request has no timeout, and its discovery retries for 5 minutes."""
+
+        def refresh(self) -> Token:
+            answer = requests.post(
+                self.token_url,
+                {"grant_type": "client_credentials", "scope": self.scopes},
+                auth=(self.client_id, self.client_secret),
+                timeout=(CONNECT_SECONDS, READ_SECONDS),
+                allow_redirects=False,
+                verify=ssl.get_default_verify_paths().cafile or True,  # trusts whom the connector trusts
+            )
+            if answer.status_code in (408, 429) or answer.status_code >= 500:
+                raise Transient(f"no OAuth token: HTTP {answer.status_code}", patience=NETWORK_SECONDS)
+            try:
+                answer.raise_for_status()
+                found = answer.json()
+                expiry = datetime.now() + timedelta(seconds=int(found["expires_in"]))  # noqa: DTZ005 - as the SDK reckons
+                return Token(access_token=found["access_token"], token_type=found["token_type"], expiry=expiry)
+            except (requests.HTTPError, ValueError, KeyError) as exc:
+                raise WarehouseDenied(
+                    f"no OAuth token: it answered HTTP {answer.status_code}",
+                    hint="check DATABRICKS_HOST, DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET",
+                ) from exc
 
     assert space.client_secret is not None  # noqa: S101 - the settings see to it
+    principal = Principal(
+        client_id=space.client_id,
+        client_secret=space.client_secret.get_secret_value(),
+        token_url=f"{space.url}/oidc/v1/token",
+        scopes="all-apis",
+    )
+
+    def headers() -> dict[str, str]:
+        token = principal.token()
+        return {"Authorization": f"{token.token_type} {token.access_token}"}
+
     try:
-        # The SDK asks for this page first, and for 5 silent minutes where the host is away, whatever it is told.
-        endpoints = f"{space.url}/oidc/.well-known/oauth-authorization-server"
-        requests.get(endpoints, timeout=(10, 30))
-        config = Config(
-            host=space.url,
-            client_id=space.client_id,
-            client_secret=space.client_secret.get_secret_value(),
-            auth_type="oauth-m2m",
-            # Else the SDK asks the host, and takes its silence for a setting that is wrong.
-            discovery_url=endpoints,
-            http_timeout_seconds=SOCKET_SECONDS,
-            retry_timeout_seconds=1,
-        )
-        headers = oauth_service_principal(config)
-        if headers is None:
-            raise ValueError("the host offers no OAuth")
         headers()
-    except Exception as exc:
-        # The SDK wraps what happens in ValueError; what the network did is below it. `requests` raises OSErrors.
-        below: BaseException | None = exc
-        while below is not None and not isinstance(below, OSError):
-            below = below.__cause__ or below.__context__
-        if below is not None:
-            raise Transient(f"no OAuth token: {type(below).__name__}", patience=NETWORK_SECONDS) from exc
-        raise WarehouseDenied(
-            f"no OAuth token: {' '.join(str(exc).split())[:200]}",
-            hint="check DATABRICKS_HOST, DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET",
-        ) from exc
+    except requests.RequestException as exc:
+        below = exc.args[0] if exc.args and isinstance(exc.args[0], urllib3.exceptions.HTTPError) else None
+        raise (translated(below) if below else Transient(type(exc).__name__, patience=NETWORK_SECONDS)) from exc
     return lambda: headers

@@ -78,6 +78,11 @@ def translated(exc: Exception) -> Exception:
     """A Transient, a Refusal, or a MaangError, for anything that the connector or urllib3 raises."""
     if isinstance(exc, urllib3.exceptions.HTTPError):
         return _network(exc)
+    if isinstance(exc, ImportError):  # of a kernel that the connector has no part of: SQLSTATE KP001, a real-time warehouse
+        return WarehouseDenied(
+            "it does not speak the protocol of SQL warehouses",
+            hint="set DATABRICKS_HTTP_PATH to a serverless or pro SQL warehouse",
+        )
     if isinstance(exc, driver.ServerOperationError):
         return _refused(str(exc.message))
     if isinstance(exc, driver.RequestError):

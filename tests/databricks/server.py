@@ -92,6 +92,8 @@ class StandIn:
         """Asked before each statement; None: no fault."""
         self.before: Callable[[str], None] = lambda statement: None
         """Called before each statement, for a test to do something meanwhile."""
+        self.refuse_sessions: str | None = None
+        """SQLSTATE with which every session is refused; None: none is."""
         self.volume_status: Callable[[str, str], int] = lambda method, path: 200
         self._tls = tls is not None
         self._http = _Http(("127.0.0.1", 0), _handler(self))
@@ -159,6 +161,11 @@ class _Service:
         self._agent = user_agent
 
     def OpenSession(self, req: Any) -> Any:  # noqa: N802
+        if self._server.refuse_sessions:
+            refused = {"sqlState": self._server.refuse_sessions, "errorMessage": "no such session here"}
+            return ttypes.TOpenSessionResp(
+                status=ttypes.TStatus(ttypes.TStatusCode.ERROR_STATUS, **refused), serverProtocolVersion=0
+            )
         guid = uuid.uuid4().bytes
         self._server.sessions[guid] = Session(self._agent, dict(req.configuration or {}))
         return ttypes.TOpenSessionResp(
@@ -314,19 +321,6 @@ def _handler(server: StandIn) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a
                 return
             token = {"access_token": OAUTH_TOKEN, "token_type": "Bearer", "expires_in": 3600}
             self._send(200, json.dumps(token).encode(), {"Content-Type": "application/json"})
-
-        def do_GET(self) -> None:
-            server.paths.append(self.path)
-            oidc = f"{server.url}/oidc"
-            known = {
-                "/.well-known/databricks-config": {"oidc_endpoint": oidc, "host_type": "workspace"},
-                "/oidc/.well-known/oauth-authorization-server": {
-                    "authorization_endpoint": f"{oidc}/v1/authorize",
-                    "token_endpoint": f"{oidc}/v1/token",
-                },
-            }
-            found = known.get(self.path)
-            self._send(404 if found is None else 200, json.dumps(found).encode(), {"Content-Type": "application/json"})
 
         def do_PUT(self) -> None:
             body = self._body()

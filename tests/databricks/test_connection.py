@@ -82,6 +82,13 @@ def test_a_host_that_redirects_is_no_warehouse(databricks: StandIn, init: Callab
     assert "hint: check DATABRICKS_HOST" in done.err
 
 
+def test_a_warehouse_of_another_protocol_is_no_use(databricks: StandIn, init: Callable[[], Outcome]) -> None:
+    databricks.refuse_sessions = "KP001"
+    done = init()
+    assert done.code == 2
+    assert "hint: set DATABRICKS_HTTP_PATH to a serverless or pro SQL warehouse" in done.err
+
+
 def test_a_host_that_is_not_there_is_given_up(
     databricks: StandIn, init: Callable[[], Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +195,7 @@ def test_a_service_principal_waits_for_a_host_that_is_away(
     monkeypatch.setenv("DATABRICKS_HOST", "http://127.0.0.1:9")
     done = init()
     assert done.code == 4
-    assert "no OAuth token: " in done.err
+    assert "connection refused; given up after" in done.err
 
 
 def test_without_credentials_no_browser_is_opened(
@@ -246,6 +253,21 @@ def test_a_certificate_that_nobody_trusts_ends_at_once(init: Callable[[], Outcom
     assert done.code == 2
     assert "the certificate is not to be trusted" in done.err
     assert "trying again" not in done.err
+
+
+@pytest.mark.usefixtures("tls")
+def test_a_service_principal_too_trusts_only_what_it_should(
+    certificate: Path,
+    init: Callable[[], Outcome],
+    use_service_principal: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use_service_principal(CLIENT_SECRET)
+    done = init()
+    assert done.code == 2
+    assert "the certificate is not to be trusted" in done.err
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert init().code == 0
 
 
 @pytest.mark.usefixtures("tls")
