@@ -82,9 +82,9 @@ def test_a_host_that_redirects_is_no_warehouse(databricks: StandIn, init: Callab
     assert "hint: check DATABRICKS_HOST" in done.err
 
 
-def test_a_warehouse_of_another_protocol_is_no_use(databricks: StandIn, init: Callable[[], Outcome]) -> None:
+def test_a_warehouse_of_another_protocol_is_no_use(databricks: StandIn, maang_process: Maang) -> None:
     databricks.refuse_sessions = "KP001"
-    done = init()
+    done = maang_process("init-tables")  # in a process of its own: the connector remembers such a warehouse
     assert done.code == 2
     assert "hint: set DATABRICKS_HTTP_PATH to a serverless or pro SQL warehouse" in done.err
 
