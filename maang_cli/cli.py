@@ -21,8 +21,10 @@ from maang_cli.errors import ExitCode, GateRefused, MaangError, MayHeal, NoSessi
 
 # What a command needs beyond this is imported when it runs: `maang --help` loads no driver.
 if TYPE_CHECKING:
+    from maang_cli.checks import Audit
     from maang_cli.pipeline import Request
     from maang_cli.render import Narrator
+    from maang_cli.sessions import Selection
     from maang_cli.settings import Settings
     from maang_cli.sources.base import Source
     from maang_cli.warehouses.base import Warehouse
@@ -35,12 +37,38 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-Day = Annotated[str, typer.Option("--date", metavar="YYYY-MM-DD", help="The session, a New York date.")]
-OptionalDay = Annotated[
-    str | None, typer.Option("--date", metavar="YYYY-MM-DD", help="The session; without it staging is left out.")
-]
 SETTINGS = "Settings"
 OUTPUT = "Output"
+DAY = "YYYY-MM-DD"
+
+
+@dataclass(frozen=True)
+class Which:
+    """The sessions that a command is asked for."""
+
+    date: Annotated[
+        list[str] | None, typer.Option(metavar=DAY, help="The session, a New York date; several times for several sessions.")
+    ] = None
+    first: Annotated[str | None, typer.Option("--from", metavar=DAY, help="The first date of a range of sessions.")] = None
+    last: Annotated[
+        str | None, typer.Option("--to", metavar=DAY, help="The last date of the range; else the last finished session.")
+    ] = None
+
+    def __str__(self) -> str:
+        ends = f"{self.first or ''}..{self.last or ''}" if self.first or self.last else ""
+        return ",".join([*(self.date or ()), *filter(None, [ends])])
+
+    def select(self, now: datetime) -> "Selection | None":
+        """The sessions, each of them over at `now`; None when none is asked for."""
+        from maang_cli import sessions
+
+        if self.first is None:
+            if self.last is not None:
+                raise SettingsError("--to has no --from", hint="give --from too, such as --from 2025-10-01 --to 2025-10-14")
+            return sessions.among([_date(text) for text in self.date], now) if self.date else None
+        if self.date:
+            raise SettingsError("--date and --from are two ways to ask", hint="give --date, once or more, or --from and --to")
+        return sessions.ranging(_date(self.first, "--from"), None if self.last is None else _date(self.last, "--to"), now)
 
 
 @dataclass(frozen=True)
@@ -106,6 +134,9 @@ class Options:
 
 Result = TypeVar("Result")
 
+Refetch = Annotated[bool, typer.Option("--refetch", help="Take all sessions again, those that are there too.")]
+ASK_SECONDS = 3600
+
 
 class Run:
     """One command's run: its settings, and what it opened."""
@@ -140,20 +171,35 @@ class Run:
 
         return Narrator(quiet=self.options.quiet)
 
-    def request(self, *days: str | None) -> "Request":
-        """The request for these dates, each of them a session that is over."""
+    def request(self, which: Which) -> "Request":
+        """The request for the sessions asked for; without any, for the last finished one."""
         from maang_cli import sessions
+
+        now = datetime.now(UTC)
+        return self._request(which.select(now) or sessions.Selection((sessions.last_finished(now),)))
+
+    def must_request(self, which: Which) -> "Request":
+        """The request for the sessions asked for, at least one."""
+        selection = which.select(datetime.now(UTC))
+        if selection is None:
+            raise SettingsError("which session? none is given", hint="give --date, such as --date 2025-10-14, or --from and --to")
+        return self._request(selection)
+
+    def may_request(self, which: Which) -> "Request":
+        """The request for the sessions asked for, if any."""
+        return self._request(which.select(datetime.now(UTC)))
+
+    def _request(self, selection: "Selection | None") -> "Request":
         from maang_cli.pipeline import Request
 
         if self.settings.source == "sample":
             self.narrator.say("note: bars of the source sample are made up")
-        now = datetime.now(UTC)
-        wanted = tuple(sessions.require(_date(day), now) for day in days if day is not None)
-        return Request(self.settings.tickers, wanted, self.settings.allow_missing)
+        for note in selection.notes if selection else ():
+            self.narrator.say(f"note: {note}")
+        return Request(self.settings.tickers, selection.sessions if selection else (), self.settings.allow_missing)
 
-    def step(self, name: str, day: str | None, work: "Callable[[Request], Result]") -> Result:
-        """One step, told while it goes on. The date is looked at before anything is opened."""
-        request = self.request(day)
+    def step(self, name: str, request: "Request", work: "Callable[[Request], Result]") -> Result:
+        """One step, told while it goes on."""
         with self.narrator.step(name):
             return work(request)
 
@@ -188,28 +234,34 @@ class Run:
             return True
         if isinstance(exc, MaangError):
             exc.hint = self.with_flags(exc.hint)
-            if isinstance(exc, GateRefused):
+            if isinstance(exc, GateRefused) and exc.audit is not None:
                 self.finish(exc.audit)
         return False
 
 
 def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register `function(run, ..)` as a command: its own parameters, then those of Options."""
+    """Register `function(run, which, ..)` as a command: the options of Which, its own parameters, then those of Options.
+
+    A function without a parameter `which` has none of Which.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        _, *own = inspect.signature(function).parameters.values()
-        shared = [
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
-            for field in fields(Options)
-        ]
+        own = dict(inspect.signature(function).parameters)
+        bundle: tuple[type[Which], ...] = (Which,) if own.pop("which", None) else ()
+        own.pop("run")
 
         def wrapper(**values: Any) -> None:
-            options = Options(**{field.name: values.pop(field.name) for field in fields(Options)})
-            purpose = " ".join([name, *filter(None, [values.get("date")])])
+            options = _take(Options, values)
+            given = [_take(kind, values) for kind in bundle]
+            purpose = " ".join([name, *filter(None, map(str, given))])
             with Run(options, purpose) as run:
-                function(run, **values)
+                function(run, *given, **values)
 
-        parameters = [*(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own), *shared]
+        parameters = [
+            *(parameter for kind in bundle for parameter in _parameters(kind)),
+            *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own.values()),
+            *_parameters(Options),
+        ]
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         wrapper.__doc__ = function.__doc__
@@ -217,6 +269,18 @@ def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         return function
 
     return register
+
+
+def _parameters(bundle: type[Which] | type[Options]) -> list[inspect.Parameter]:
+    return [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields(bundle)
+    ]
+
+
+def _take(bundle: Callable[..., Any], values: dict[str, Any]) -> Any:
+    """The bundle, made of its own values, which are taken out."""
+    return bundle(**{field.name: values.pop(field.name) for field in fields(bundle)})  # type: ignore[arg-type]
 
 
 class Part(StrEnum):
@@ -235,108 +299,186 @@ class Shown(StrEnum):
 @command("init-tables")
 def init_tables(
     run: Run,
-    date: OptionalDay = None,
+    which: Which,
     only: Annotated[Part | None, typer.Option(help="Create this one alone.")] = None,
 ) -> None:
-    """Create what is missing: schema, staging, production, cumulative. Safe to repeat.
+    """Create what is missing: schema, staging (where a session is given), production, cumulative. Safe to repeat.
 
     Example: `maang init-tables --date 2025-10-14`
     """
     from maang_cli import pipeline
 
-    if only is Part.staging and date is None:
+    request = run.may_request(which)
+    if only is Part.staging and not request.sessions:
         raise SettingsError("a staging table is of a session", hint="give --date, such as --date 2025-10-14")
     parts = [only.value] if only else pipeline.PARTS
-    run.finish(run.step("init-tables", date, lambda request: pipeline.init_tables(run.warehouse, request, parts)))
+    run.finish(run.step("init-tables", request, lambda request: pipeline.init_tables(run.warehouse, request, parts)))
 
 
 @command("ingest")
-def ingest(run: Run, date: Day) -> None:
-    """Fetch the session's bars into its staging table, in the place of what was there.
+def ingest(run: Run, which: Which) -> None:
+    """Fetch the sessions' bars into their staging table, in the place of what was there.
 
     Example: `maang ingest --date 2025-10-14`
     """
     from maang_cli import pipeline
 
-    run.finish(run.step("ingest", date, lambda request: pipeline.ingest(run.source, run.warehouse, request)))
+    run.finish(run.step("ingest", run.must_request(which), lambda request: pipeline.ingest(run.source, run.warehouse, request)))
 
 
 @command("check")
-def check(run: Run, date: Day) -> None:
-    """Audit staging: every check with its promise and the rows that break it. Ends with 0 or 3.
+def check(run: Run, which: Which) -> None:
+    """Audit staging: every check with its promise and the rows that break it. Ends with 0, 3 or (some sessions refused) 5.
 
     Example: `maang check --date 2025-10-14 --json`
     """
     from maang_cli import pipeline
 
-    audit = run.step("check", date, lambda request: pipeline.check(run.warehouse, request))
-    if not audit.passed:
-        raise pipeline.refusal(audit)
+    audit = run.step("check", run.must_request(which), lambda request: pipeline.check(run.warehouse, request))
+    if not audit.passing:
+        raise pipeline.refused(audit)
     run.finish(audit)
+    _end(audit)
 
 
 @command("promote")
-def promote(run: Run, date: Day) -> None:
-    """Audit staging, then publish exactly the audited rows, in one commit.
+def promote(run: Run, which: Which) -> None:
+    """Audit staging, then publish exactly the audited rows of the sessions that pass, in one commit.
 
     Example: `maang promote --date 2025-10-14`
     """
     from maang_cli import pipeline
 
-    run.finish(run.step("promote", date, lambda request: pipeline.promote(run.warehouse, request)))
+    done = run.step("promote", run.must_request(which), lambda request: pipeline.promote(run.warehouse, request))
+    run.finish(done)
+    _end(done.audit)
 
 
 @command("cumulate")
-def cumulate(run: Run, date: Day) -> None:
-    """Refresh the 7-session windows of the session and of the 6 after it, in one commit.
+def cumulate(run: Run, which: Which) -> None:
+    """Refresh the 7-session windows of the sessions and of the 6 after each, in one commit.
 
     Example: `maang cumulate --date 2025-10-14`
     """
     from maang_cli import pipeline
 
-    run.finish(run.step("cumulate", date, lambda request: pipeline.cumulate(run.warehouse, request)))
+    run.finish(run.step("cumulate", run.must_request(which), lambda request: pipeline.cumulate(run.warehouse, request)))
 
 
 @command("drop-staging")
-def drop_staging(run: Run, date: Day) -> None:
-    """Drop the session's staging table.
+def drop_staging(run: Run, which: Which) -> None:
+    """Drop the sessions' staging table.
 
     Example: `maang drop-staging --date 2025-10-14`
     """
     from maang_cli import pipeline
 
-    run.finish(run.step("drop-staging", date, lambda request: pipeline.drop_staging(run.warehouse, request)))
+    run.finish(run.step("drop-staging", run.must_request(which), lambda request: pipeline.drop_staging(run.warehouse, request)))
 
 
 @command("show")
 def show(
     run: Run,
-    date: Day,
+    which: Which,
     table: Annotated[Shown, typer.Option(help="Which table.")] = Shown.production,
     as_of: Annotated[
         str | None, typer.Option(metavar="TIMESTAMP", help="As it was then, ISO 8601; UTC unless it says otherwise.")
     ] = None,
 ) -> None:
-    """Show the session's rows, today's or those of an earlier time.
+    """Show the sessions' rows, today's or those of an earlier time.
 
     Example: `maang show --date 2025-10-14 --table cumulative --json`
     """
     from maang_cli import pipeline
 
-    request, instant = run.request(date), _instant(as_of)
+    request, instant = run.must_request(which), _instant(as_of)
     run.finish(pipeline.show(run.warehouse, request, table.value, instant))
 
 
 @command("run-day")
-def run_day(run: Run, date: Day) -> None:
+def run_day(run: Run, which: Which) -> None:
     """The whole day in one process: init-tables, ingest, check, promote, cumulate, drop-staging.
 
-    Example: `maang run-day --date 2025-10-14 --source sample`
+    Without --date: the last finished session. Example: `maang run-day --date 2025-10-14 --source sample`
     """
     from maang_cli import pipeline
 
-    request = run.request(date)
-    run.finish(pipeline.run_day(run.source, run.warehouse, request, run.narrator.step))
+    request = run.request(which)
+    done = pipeline.run_day(run.source, run.warehouse, request, run.narrator.step)
+    run.finish(done)
+    _end(done.audit)
+
+
+@command("plan")
+def plan(run: Run, which: Which, refetch: Refetch = False) -> None:
+    """What backfill would do, without doing it: sessions, calls, minutes, commits, rows.
+
+    Example: `maang plan --from 2024-01-01 --to 2024-12-31`
+    """
+    from maang_cli import backfill
+
+    request = run.must_request(which)
+    run.finish(run.step("plan", request, lambda request: backfill.plan(run.source, run.warehouse, request, refetch=refetch)))
+
+
+@command("backfill")
+def backfill(
+    run: Run,
+    which: Which,
+    refetch: Refetch = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before a plan of more than an hour.")] = False,
+) -> None:
+    """Fetch and publish every session of a range that production lacks, and make the windows that are missing or stale.
+
+    Kill it anywhere: the same command does what is left. Example: `maang backfill --from 2024-01-01 --to 2024-12-31`
+    """
+    from maang_cli import backfill, render
+
+    request = run.must_request(which)
+    todo = run.step("plan", request, lambda request: backfill.plan(run.source, run.warehouse, request, refetch=refetch))
+    if todo.seconds > ASK_SECONDS and not yes and not run.narrator.agrees(render.line(todo)):
+        raise SettingsError(f"not begun: {render.line(todo)}", hint="give --yes, or a shorter range")
+    with run.narrator.meter() as tell:
+        done = backfill.run(run.source, run.warehouse, todo, tell)
+    run.finish(done)
+    if error := done.verdict():
+        raise error
+
+
+@command("status")
+def status(run: Run, which: Which) -> None:
+    """Is anything missing, is anything late? Gaps, stale windows, staging left behind, freshness, size. Ends with 0 or 5.
+
+    Without dates: from the first session held to the last finished one. Example: `maang status`
+    """
+    from maang_cli import status
+
+    request = run.may_request(which)
+    done = run.step("status", request, lambda request: status.status(run.warehouse, request, datetime.now(UTC)))
+    run.finish(done)
+    if error := done.verdict():
+        raise error
+
+
+@command("maintain")
+def maintain(run: Run) -> None:
+    """Expire old snapshots, and remove files that nothing reaches. Every writing command does the first by itself.
+
+    Example: `maang maintain`
+    """
+    from maang_cli import render
+
+    with run.narrator.step("maintain"):
+        done = run.warehouse.maintain()
+    run.finish(render.Maintained(run.settings.warehouse, done))
+
+
+def _end(audit: "Audit") -> None:
+    """End with 5 when the gate refused some of the sessions."""
+    from maang_cli import pipeline
+
+    if not audit.passed:
+        raise pipeline.partly_refused(audit)
 
 
 @command("doctor")
@@ -373,11 +515,11 @@ def callback(
     """
 
 
-def _date(text: str) -> date:
+def _date(text: str, flag: str = "--date") -> date:
     with contextlib.suppress(ValueError):
         if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
             return date.fromisoformat(text)
-    raise SettingsError(f"{text[:40]!r} is no date", hint="give --date as YYYY-MM-DD, such as 2025-10-14")
+    raise SettingsError(f"{text[:40]!r} is no date", hint=f"give {flag} as YYYY-MM-DD, such as 2025-10-14")
 
 
 def _instant(text: str | None) -> datetime | None:

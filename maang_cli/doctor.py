@@ -8,10 +8,9 @@ from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from maang_cli import sql
 from maang_cli.errors import MaangError
+from maang_cli.pipeline import publish_query
 from maang_cli.tables import PRODUCTION, STAGED_COLUMNS, Table, arrow_schema
-from maang_cli.warehouses.base import Query, Read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,15 +79,14 @@ def _merge(warehouse: Warehouse) -> str:
         Table(f"maang_doctor_{mark}_in", STAGED_COLUMNS),
     )
     row = (
-        {"ticker": _TICKER, "date": _SESSION}
+        {"session": _SESSION, "ticker": _TICKER, "date": _SESSION}
         | dict.fromkeys(("open", "high", "low", "close"), Decimal(1))
         | {"volume": Decimal(1)}
     )
-    query = Query(sql.text("publish"), {"staging": Read(staged)})
     try:
         warehouse.create(table)
         warehouse.stage(staged, pa.Table.from_pylist([row], schema=arrow_schema(STAGED_COLUMNS)))
-        warehouse.replace(table, query, [_TICKER], [_SESSION])
+        warehouse.replace(table, publish_query(staged, [_SESSION]), [_TICKER], [_SESSION])
     finally:
         warehouse.drop(staged)
         warehouse.drop(table)

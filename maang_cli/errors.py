@@ -12,7 +12,9 @@
     │   ├── NotPublishedYet
     │   ├── SourceFailed
     │   └── WarehouseFailed
-    │       └── CommitLost     another writer was faster, time after time
+    │       ├── CommitLost     another writer was faster, time after time
+    │       └── StagingChanged another run of the same request was at its staging table
+    ├── PartlyRefused      5   the gate refused some of the sessions, the rest are done
     └── NoSession         99   NYSE did not trade on that date
 
 Anything else that escapes is a bug: it keeps its traceback, and code 1.
@@ -90,9 +92,10 @@ class WarehouseDenied(MaangError):
 class GateRefused(MaangError):
     exit_code = ExitCode.REFUSED
 
-    def __init__(self, message: str, *, hint: str, audit: Audit) -> None:
+    def __init__(self, message: str, *, hint: str, audit: Audit | None = None) -> None:
         super().__init__(message, hint=hint)
         self.audit = audit
+        """The report, where it has not been shown yet."""
 
 
 class MayHeal(MaangError):
@@ -113,6 +116,14 @@ class WarehouseFailed(MayHeal):
 
 class CommitLost(WarehouseFailed):
     """Another writer committed first on every attempt."""
+
+
+class StagingChanged(WarehouseFailed):
+    """Another run replaced or dropped what was staged; nothing was published."""
+
+
+class PartlyRefused(MaangError):
+    exit_code = ExitCode.PARTIAL
 
 
 class NoSession(MaangError):

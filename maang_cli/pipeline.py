@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from maang_cli import checks, sql
 from maang_cli import sessions as calendar
-from maang_cli.errors import GateRefused, NotStaged, OutOfOrder, WarehouseFailed
+from maang_cli.errors import GateRefused, NotStaged, OutOfOrder, PartlyRefused, StagingChanged
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Table, staging
 from maang_cli.warehouses.base import Forbidden, Query, Read, Replaced, TableMissing
 
@@ -34,10 +34,12 @@ class Request:
     sessions: tuple[date, ...]
     """In order, at least one but for `init_tables`."""
     allow_missing: AllowMissing = checks.ALL_MUST_BE_THERE
+    universe: tuple[str, ...] | None = None
+    """What the staging table is named by, where only a part of it is asked for; None: the tickers."""
 
     @property
     def staging(self) -> Table:
-        return staging(self.tickers, self.sessions)
+        return staging(self.universe or self.tickers, self.sessions)
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,13 @@ class Ingested:
 @dataclass(frozen=True)
 class Published:
     replaced: Replaced
-    absent: tuple[checks.FailingRow, ...]
-    """Tickers without a bar that --allow-missing lets go."""
+    audit: Audit
+    """The report; its passing sessions are the ones published."""
+
+    @property
+    def absent(self) -> tuple[checks.FailingRow, ...]:
+        """Tickers without a bar on a published session, as --allow-missing lets them."""
+        return tuple(row for row in self.audit.absent if row.date not in self.audit.refused)
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,7 @@ class DayRun:
     audit: Audit
     published: Published
     cumulated: Cumulated
+    """Of the published sessions."""
 
 
 @dataclass(frozen=True)
@@ -133,33 +141,65 @@ def check(warehouse: Warehouse, request: Request) -> Audit:
 
 
 def promote(warehouse: Warehouse, request: Request, audit: Audit | None = None) -> Published:
-    """Audit staging, and publish the audited rows in one commit.
+    """Audit staging, and publish the audited rows of the sessions that pass, in one commit.
 
     `audit` is a report that was just made, else one is made here. It is for people: the publishing audits for itself.
 
     Raises:
-        GateRefused: a check failed; production is as it was, staging is kept, and the error carries the audit.
+        GateRefused: no session passed; production is as it was, staging is kept, and the error carries the audit.
         OutOfOrder: staging, or production, is not there.
+        StagingChanged: another run was at it meanwhile; production is as it was.
     """
     audit = audit or check(warehouse, request)
-    if not audit.passed:
-        raise refusal(audit)
-    query = Query(sql.text("publish"), {"staging": Read(request.staging)})
-    unless = _on_staging(request, checks.forbidden_sql)
+    passing = audit.passing
+    if not passing:
+        raise refused(audit)
+    unless = _on_staging(request, checks.forbidden_sql, passing)
     try:
-        replaced = warehouse.replace(PRODUCTION, query, request.tickers, request.sessions, unless)
+        replaced = warehouse.replace(PRODUCTION, publish_query(request.staging, passing), request.tickers, passing, unless)
     except Forbidden as exc:
         # Staging changed between the report and the publishing, which audits for itself.
         audit = check(warehouse, request)
-        if not audit.passed:
-            raise refusal(audit) from exc
-        raise WarehouseFailed(
+        if not set(passing) <= set(audit.passing):
+            raise refused(audit) from exc
+        raise StagingChanged(
             f"{audit.staging} was changed while it was being published; nothing was published",
             hint="let one run end before the next begins, then run the same command again",
         ) from exc
     except TableMissing as exc:
         raise (_vanished(audit.staging) if exc.table == request.staging else _missing(warehouse, request, exc)) from exc
-    return Published(replaced, audit.absent)
+    return Published(replaced, audit)
+
+
+def publish_query(staged: Table, sessions: Sequence[date]) -> Query:
+    """What production receives of these sessions, at least one, from a staging table."""
+    return Query(sql.text("publish", sessions=", ".join(map(sql.day, sessions))), {"staging": Read(staged)})
+
+
+def windows_sql(tickers: Sequence[str], targets: Sequence[date]) -> tuple[str, Read]:
+    """The query for the windows that end on `targets`, in order, with its hole for production; and what that hole reads."""
+    first, last = calendar.window(targets[0])[0], targets[-1]
+    days = calendar.between(first, last)
+    text = sql.text(
+        "windows",
+        calendar=", ".join(f"({sql.day(day)}, {number})" for number, day in enumerate(days)),
+        targets=", ".join(map(sql.day, targets)),
+        tickers=sql.rows(map(sql.string, tickers)),
+        first=sql.day(first),
+        last=sql.day(last),
+    )
+    return text, Read(PRODUCTION, (first, last))
+
+
+def coverage(warehouse: Warehouse, tickers: Sequence[str], first: date, last: date) -> dict[date, int]:
+    """How many of the tickers production holds, by session; sessions with none are left out.
+
+    Raises:
+        TableMissing: there is no production.
+    """
+    text = sql.text("coverage", tickers=sql.rows(map(sql.string, tickers)), first=sql.day(first), last=sql.day(last))
+    rows = warehouse.query(Query(text, {"production": Read(PRODUCTION, (first, last))})).to_pylist()
+    return {row["date"]: row["tickers"] for row in rows}
 
 
 def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
@@ -169,28 +209,15 @@ def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
         OutOfOrder: production holds none of these tickers on these sessions, or a table is not there.
     """
     targets = tuple(sorted({day for session in request.sessions for day in calendar.touched(session)}))
-    first, last = calendar.window(targets[0])[0], targets[-1]
-    days = calendar.between(first, last)
-    read = {"production": Read(PRODUCTION, (first, last))}
-    literals = {
-        "tickers": sql.rows(map(sql.string, request.tickers)),
-        "first": sql.day(first),
-        "last": sql.day(last),
-    }
-    windows = sql.text(
-        "windows",
-        calendar=", ".join(f"({sql.day(day)}, {number})" for number, day in enumerate(days)),
-        targets=", ".join(map(sql.day, targets)),
-        **literals,
-    )
+    text, read = windows_sql(request.tickers, targets)
     try:
-        held = {row["date"]: row["tickers"] for row in warehouse.query(Query(sql.text("coverage", **literals), read)).to_pylist()}
+        held = coverage(warehouse, request.tickers, calendar.window(targets[0])[0], targets[-1])
         if not any(day in held for day in request.sessions) and request.allow_missing == checks.ALL_MUST_BE_THERE:
             raise OutOfOrder(
                 f"{warehouse.full_name(PRODUCTION)} holds none of these tickers on {_days(request)}",
-                hint=f"publish them first: maang run-day --date {request.sessions[0]}{{flags}}",
+                hint=f"publish them first: maang run-day {typed(request.sessions)}{{flags}}",
             )
-        replaced = warehouse.replace(CUMULATIVE, Query(windows, read), request.tickers, targets)
+        replaced = warehouse.replace(CUMULATIVE, Query(text, {"production": read}), request.tickers, targets)
     except TableMissing as exc:
         raise _missing(warehouse, request, exc) from exc
     needed = sorted({day for target in targets if target in held for day in calendar.window(target)})
@@ -211,6 +238,8 @@ def run_day(
 ) -> DayRun:
     """All the steps, in one process. `step(name)` surrounds each one, and is given its result.
 
+    Sessions that the gate refuses stay in staging; the others are published.
+
     Raises:
         GateRefused: as `promote`; the steps before it are done.
     """
@@ -223,18 +252,19 @@ def run_day(
         with step("check") as done:
             audit = check(warehouse, request)
             done(audit)
-        if not audit.passed:
-            raise refusal(audit)
+        if not audit.passing:
+            raise refused(audit)
         with step("promote") as done:
             published = promote(warehouse, request, audit)
             done(published)
     except NotStaged as exc:  # it was there a moment ago: a second run of the same request has ended and dropped it
         raise _vanished(ingested.staging) from exc
     with step("cumulate") as done:
-        cumulated = cumulate(warehouse, request)
+        cumulated = cumulate(warehouse, replace(request, sessions=audit.passing))
         done(cumulated)
-    with step("drop-staging") as done:
-        done(drop_staging(warehouse, request))
+    if audit.passed:
+        with step("drop-staging") as done:
+            done(drop_staging(warehouse, request))
     return DayRun(ingested, audit, published, cumulated)
 
 
@@ -257,21 +287,41 @@ def show(warehouse: Warehouse, request: Request, part: str = "production", as_of
         raise _missing(warehouse, request, exc) from exc
 
 
-def refusal(audit: Audit) -> GateRefused:
+def refused(audit: Audit) -> GateRefused:
+    """The error for an audit in which no session passed."""
     names = ", ".join(result.check.name for result in audit.failed)
     return GateRefused(
-        f"the gate refused {_span(audit.sessions)}: {names}; nothing was published",
-        hint=f"the rows are kept in {audit.staging}: maang show --table staging --date {audit.sessions[0]}{{flags}}",
-        audit=audit,
+        f"the gate refused {_span(audit.sessions)}: {names}; nothing was published", hint=_kept(audit), audit=audit
     )
 
 
-def _on_staging(request: Request, text: Callable[[Sequence[str], Sequence[date], AllowMissing], str]) -> Query:
-    return Query(text(request.tickers, request.sessions, request.allow_missing), {"staging": Read(request.staging)})
+def partly_refused(audit: Audit) -> PartlyRefused:
+    """The error for an audit in which some sessions passed, and some did not."""
+    days = ", ".join(f"{day} ({', '.join(names)})" for day, names in audit.refused.items())
+    return PartlyRefused(f"the gate refused {len(audit.refused)} of {len(audit.sessions)} sessions: {days}", hint=_kept(audit))
 
 
-def _vanished(name: str) -> WarehouseFailed:
-    return WarehouseFailed(
+def _kept(audit: Audit) -> str:
+    return f"the rows are kept in {audit.staging}: maang show --table staging {typed(audit.sessions)}{{flags}}"
+
+
+def typed(sessions: Sequence[date]) -> str:
+    """The flags that ask for these sessions, in order and at least one."""
+    if len(sessions) > 1 and tuple(sessions) == calendar.between(sessions[0], sessions[-1]):
+        return f"--from {sessions[0]} --to {sessions[-1]}"
+    return " ".join(f"--date {day}" for day in sessions)
+
+
+def _on_staging(
+    request: Request,
+    text: Callable[[Sequence[str], Sequence[date], AllowMissing], str],
+    sessions: Sequence[date] | None = None,
+) -> Query:
+    return Query(text(request.tickers, sessions or request.sessions, request.allow_missing), {"staging": Read(request.staging)})
+
+
+def _vanished(name: str) -> StagingChanged:
+    return StagingChanged(
         f"{name} was dropped before it was published, by another run; nothing was published",
         hint="let one run end before the next begins, then run the same command again",
     )
@@ -286,7 +336,7 @@ def _missing(warehouse: Warehouse, request: Request, exc: TableMissing) -> OutOf
 def _ingest_first(warehouse: Warehouse, request: Request) -> NotStaged:
     return NotStaged(
         f"nothing is staged for {_days(request)} and these tickers: there is no {warehouse.full_name(request.staging)}",
-        hint=f"fetch them first: maang ingest --date {request.sessions[0]}{{flags}}",
+        hint=f"fetch them first: maang ingest {typed(request.sessions)}{{flags}}",
     )
 
 

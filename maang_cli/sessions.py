@@ -5,6 +5,7 @@ The rules are those of the `holidays` library's NYSE calendar; the tests hold it
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from functools import cache
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from zoneinfo import ZoneInfo
 from maang_cli.errors import NoSession, NotPublishedYet, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 NEW_YORK = ZoneInfo("America/New_York")
 FIRST_DATE = date(1990, 1, 1)
@@ -91,6 +92,65 @@ def require(day: date, now: datetime) -> date:
     if day == here.date() and here.time() < CLOSE:
         raise NotPublishedYet(f"the session of {day} is not over", hint=f"try again after {settled(day)}")
     return day
+
+
+def last_finished(now: datetime) -> date:
+    """The last session whose bars are there for every plan at `now`, an aware datetime: from 06:00 New York the morning after."""
+    here = now.astimezone(NEW_YORK)
+    return next(_walk(here.date() - timedelta(days=1 if here.time() >= SETTLED else 2), -1))
+
+
+def next_due(now: datetime) -> date:
+    """The first session that is not finished at `now`."""
+    return next(_walk(last_finished(now) + timedelta(days=1), 1))
+
+
+@dataclass(frozen=True)
+class Selection:
+    sessions: tuple[date, ...]
+    """In order, each once, at least one."""
+    notes: tuple[str, ...] = ()
+    """What was left out, and why; a line each."""
+
+
+def among(dates: Iterable[date], now: datetime) -> Selection:
+    """The sessions among `dates`; one date alone has to be a session, of several those without one are noted.
+
+    Raises:
+        SettingsError, NotPublishedYet: as `require`.
+        NoSession: none of them is a session.
+    """
+    days = sorted(set(dates))
+    if len(days) == 1:
+        return Selection((require(days[0], now),))
+    found, notes = [], []
+    for day in days:
+        try:
+            found.append(require(day, now))
+        except NoSession as exc:
+            notes.append(exc.message)
+    if not found:
+        raise NoSession("; ".join(notes))
+    return Selection(tuple(found), tuple(f"{note}; skipped" for note in notes))
+
+
+def ranging(first: date, last: date | None, now: datetime) -> Selection:
+    """All sessions from `first` to `last`, or to the last finished one where that is earlier or `last` is None.
+
+    Raises:
+        SettingsError: `last` is before `first`, or `first` before the calendar begins.
+        NoSession: there is none that is finished.
+    """
+    if first < FIRST_DATE:
+        raise SettingsError(f"{first} is before {FIRST_DATE}, where the NYSE calendar begins", hint="give --from a later date")
+    if last is not None and last < first:
+        raise SettingsError(f"the range ends before it begins: {first} to {last}", hint="give --from the earlier date")
+    finished = last_finished(now)
+    end = finished if last is None else min(last, finished)
+    if not (found := between(first, end)):
+        raise NoSession(f"there is no finished session from {first} to {end if last is None else last}")
+    cut = last is not None and last >= next_due(now)
+    return Selection(found, (f"{last} is past the last finished session: taken as {finished}",) if cut else ())
 
 
 def settled(session: date) -> str:

@@ -34,6 +34,7 @@ class _Given(BaseSettings):
     polygon_token: SecretStr | None = Field(None, alias="POLYGON_TOKEN")
     polygon_url: str = Field("https://api.polygon.io", alias="MAANG_POLYGON_URL")
     retry_seconds: str = Field("120", alias="MAANG_RETRY_SECONDS")
+    calls_per_minute: str = Field("", alias="MAANG_CALLS_PER_MINUTE")
     tickers: str = Field("META,AAPL,AMZN,NFLX,GOOGL", alias="MAANG_TICKERS")
     allow_missing: str = Field("", alias="MAANG_ALLOW_MISSING")
     source: str = Field("polygon", alias="MAANG_SOURCE")
@@ -48,6 +49,7 @@ class _Given(BaseSettings):
     schema_name: str = Field("", alias="MAANG_SCHEMA")
     home: str = Field("", alias="MAANG_HOME")
     keep_snapshots: str = Field("100", alias="MAANG_KEEP_SNAPSHOTS")
+    keep_days: str = Field("", alias="MAANG_KEEP_DAYS")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Settings:
     """Without a slash at its end."""
     retry_seconds: float
     """Budget of one call to the API, retries included."""
+    calls_per_minute: int | None
+    """The pace that the key's plan allows; None: full speed, slowed down by refusals."""
     tickers: tuple[str, ...]
     """The universe, as it was given; at least one, none twice."""
     allow_missing: AllowMissing
@@ -75,6 +79,8 @@ class Settings:
     """Absolute; the local warehouse lives below it."""
     keep_snapshots: int
     """How many snapshots of a table are kept for time travel, 1 or more."""
+    keep_days: int | None
+    """How old a snapshot may get that is not the newest; None: as old as it likes."""
 
 
 def load(
@@ -109,6 +115,7 @@ def load(
         polygon_token=secret("POLYGON_TOKEN", given.polygon_token, "key"),
         polygon_url=_url(given.polygon_url),
         retry_seconds=_retry_seconds(given.retry_seconds),
+        calls_per_minute=_whole("MAANG_CALLS_PER_MINUTE", given.calls_per_minute) if given.calls_per_minute else None,
         tickers=parse_tickers(given.tickers),
         allow_missing=parse_allow_missing(given.allow_missing),
         source=chosen,
@@ -116,7 +123,8 @@ def load(
         workspace=_workspace(given) if where == "databricks" else None,
         schema_name=_schema(given.schema_name, chosen, where),
         home=_home(given.home),
-        keep_snapshots=_keep_snapshots(given.keep_snapshots),
+        keep_snapshots=_whole("MAANG_KEEP_SNAPSHOTS", given.keep_snapshots),
+        keep_days=_whole("MAANG_KEEP_DAYS", given.keep_days) if given.keep_days else None,
     )
 
 
@@ -195,9 +203,9 @@ def _retry_seconds(text: str) -> float:
     return value
 
 
-def _keep_snapshots(text: str) -> int:
+def _whole(variable: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,6}", text) or int(text) < 1:
-        raise SettingsError(f"MAANG_KEEP_SNAPSHOTS is {text!r}", hint="give MAANG_KEEP_SNAPSHOTS a whole number from 1")
+        raise SettingsError(f"{variable} is {text!r}", hint=f"give {variable} a whole number from 1")
     return int(text)
 
 

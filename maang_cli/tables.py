@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -96,10 +97,13 @@ _STAGED = {"open": _ANY_PRICE, "high": _ANY_PRICE, "low": _ANY_PRICE, "close": _
     "volume": _ANY_COUNT,
     "transactions": _ANY_COUNT,
 }
-STAGED_COLUMNS = tuple(
-    replace(column, type=_STAGED.get(column.name, column.type), required=False)
-    for column in PRODUCTION.columns
-    if column.name != PRODUCTION.stamp
+STAGED_COLUMNS = (
+    Column("session", "DATE", "Session asked for; `date` is what the source says"),
+    *(
+        replace(column, type=_STAGED.get(column.name, column.type), required=False)
+        for column in PRODUCTION.columns
+        if column.name != PRODUCTION.stamp
+    ),
 )
 """Wide and nullable: a wrong number is refused by the check that names it, not by a cast."""
 
@@ -112,6 +116,13 @@ def staging(tickers: Iterable[str], sessions: Sequence[date]) -> Table:
     digest = hashlib.sha256("\n".join(sorted(tickers)).encode()).hexdigest()[:6]
     ends = dict.fromkeys(f"{day:%Y%m%d}" for day in (sessions[0], sessions[-1]))
     return Table("_".join([PRODUCTION.name, "staging", *ends, digest]), STAGED_COLUMNS)
+
+
+def staged_sessions(table: Table) -> tuple[date, date]:
+    """The first and the last session of a staging table, as its name says."""
+    ends = table.name.removeprefix(f"{PRODUCTION.name}_staging_").split("_")[:-1]
+    first, last = (datetime.strptime(text, "%Y%m%d").date() for text in (ends[0], ends[-1]))  # noqa: DTZ007 - a date
+    return first, last
 
 
 def _decimal(text: str) -> tuple[int, int]:

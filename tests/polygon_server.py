@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections import deque
@@ -11,11 +12,12 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 KEY = "test-key-5b1d0c"
 NEW_YORK = ZoneInfo("America/New_York")
+_RANGE = re.compile(r"/v2/aggs/ticker/([^/]+)/range/1/day/([0-9-]{10})/([0-9-]{10})")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,16 @@ def row(ticker: str, day: date, **values: object) -> dict[str, object]:
     return {key: value for key, value in usual.items() if value is not ...}
 
 
+def session_start(day: date) -> int:
+    """`t` of a row of a range: 00:00 New York, Unix milliseconds."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=NEW_YORK).timestamp() * 1000)
+
+
+BEYOND = (
+    b'{"status":"NOT_AUTHORIZED","request_id":"r1","message":"Your plan doesn\'t include this data timeframe. Please upgrade"}'
+)
+
+
 def grouped(rows: Sequence[Mapping[str, object]], **envelope: object) -> bytes:
     """A grouped answer; `envelope` overrides its keys, and `...` takes one out."""
     answer: dict[str, object] = {"queryCount": len(rows), "resultsCount": len(rows), "adjusted": False}
@@ -63,6 +75,10 @@ class PolygonServer:
         """Whole answers, for numbers that must be sent digit by digit; they go before `days`."""
         self.script: deque[Answer] = deque()
         self.always: Callable[[str], Answer | None] = lambda path: None
+        self.history: date | None = None
+        """Where the plan's history begins; None: it has no beginning."""
+        self.page = 50_000
+        """Rows in one page of a range, at most."""
         self.requests: list[str] = []
         self.keys: list[str | None] = []
         server = self
@@ -104,11 +120,34 @@ class PolygonServer:
         if key != f"Bearer {KEY}":
             return Answer(401, b'{"status":"ERROR","request_id":"r1","error":"Unknown API Key"}')
         parts = urlsplit(path)
+        if parse_qs(parts.query).get("adjusted") == ["false"] and (found := _RANGE.fullmatch(parts.path)):
+            return self._range(unquote(found[1]), date.fromisoformat(found[2]), date.fromisoformat(found[3]), parts.query)
         prefix = "/v2/aggs/grouped/locale/us/market/stocks/"
         if not parts.path.startswith(prefix) or parse_qs(parts.query).get("adjusted") != ["false"]:
             return Answer(404, b'{"status":"NOT_FOUND","request_id":"r1","message":"no such endpoint here"}')
         day = date.fromisoformat(parts.path.removeprefix(prefix))
+        if self.history is not None and day < self.history:
+            return Answer(403, BEYOND)
         return Answer(body=self.bodies.get(day) or grouped(self.days.get(day, [])))
+
+    def _range(self, ticker: str, first: date, last: date, query: str) -> Answer:
+        """One ticker's bars. Of a range that begins before the plan's history the older part is silently missing."""
+        asked = parse_qs(query)
+        if self.history is not None and last < self.history:
+            return Answer(403, BEYOND)
+        rows = [
+            {key: value for key, value in bar.items() if key != "T"} | {"t": session_start(day)}
+            for day, bars in sorted(self.days.items())
+            if first <= day <= last and (self.history is None or day >= self.history)
+            for bar in bars
+            if bar["T"] == ticker
+        ]
+        size, start = min(self.page, int(asked["limit"][0])), int(asked.get("cursor", ["0"])[0])
+        more = {}
+        if start + size < len(rows):
+            path = f"/v2/aggs/ticker/{ticker}/range/1/day/{first}/{last}?adjusted=false&limit={size}&cursor={start + size}"
+            more = {"next_url": self.url + path}
+        return Answer(body=grouped(rows[start : start + size], ticker=ticker, **more))
 
     def _send(self, handler: BaseHTTPRequestHandler, answer: Answer) -> None:
         handler.close_connection = answer.reset or answer.cut_after is not None

@@ -143,7 +143,10 @@ def asked(*days: date, tickers: tuple[str, ...] = TICKERS, allow: AllowMissing =
 
 def staged(*bars: Bar) -> pa.Table:
     """Bars as a source hands them over."""
-    rows = [{name: _decimal(value) for name, value in row.items()} for row in expected.production(bars).values()]
+    rows = [
+        {"session": row["date"]} | {name: _decimal(value) for name, value in row.items()}
+        for row in expected.production(bars).values()
+    ]
     return pa.Table.from_pylist(rows, schema=arrow_schema(STAGED_COLUMNS))
 
 
@@ -267,6 +270,7 @@ def test_a_refusal_leaves_both_tables_alone_and_keeps_the_staged_rows(feed: Feed
         feed.land(asked())
 
     assert refused.value.exit_code == ExitCode.REFUSED
+    assert refused.value.audit is not None
     assert [result.check.name for result in refused.value.audit.failed] == ["price_ranges"]
     assert feed.warehouse.full_name(asked().staging) in refused.value.hint
     assert feed.tables() == before
@@ -487,6 +491,7 @@ def test_staging_that_is_spoiled_between_audit_and_publishing_is_refused(bars: l
     race = Race(feed)
     with pytest.raises(GateRefused) as refused:
         race.promote(race.stage(*bars))
+    assert refused.value.audit is not None
     assert [result.check.name for result in refused.value.audit.failed] == [check]
     race.assert_untouched()
 

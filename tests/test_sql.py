@@ -14,9 +14,9 @@ from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from maang_cli import checks, sql
+from maang_cli import backfill, checks, pipeline, sql
 from maang_cli.checks import AllowMissing
-from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGED_COLUMNS, arrow_schema
+from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGED_COLUMNS, arrow_schema, staging
 from tests import expected
 from tests.expected import Bar, Key, Row
 
@@ -39,12 +39,22 @@ def windows_text(tickers: Iterable[str], targets: tuple[date, ...]) -> str:
 
 ALLOWED = AllowMissing(tickers=frozenset({"META"}), percent=Decimal("12.5"))
 TEXTS = {
-    "publish": sql.text("publish"),
+    "publish": pipeline.publish_query(staging(TICKERS, SESSIONS[:2]), SESSIONS[:2]).text,
     "windows": windows_text(TICKERS, SESSIONS[-2:]),
     "coverage": sql.text(
         "coverage", tickers=sql.rows(map(sql.string, TICKERS)), first=sql.day(SESSIONS[0]), last=sql.day(SESSIONS[-1])
     ),
     "show": sql.text("show", columns=", ".join(PRODUCTION.values), which="TRUE"),
+    "glance": sql.text("glance"),
+    "missing": sql.text(
+        "missing",
+        tickers=sql.rows(map(sql.string, TICKERS)),
+        sessions=sql.rows(map(sql.day, SESSIONS[:2])),
+        first=sql.day(SESSIONS[0]),
+        last=sql.day(SESSIONS[1]),
+    ),
+    "stale": backfill.stale_query(TICKERS, SESSIONS[-2:]).text,
+    "unpublished": backfill.unpublished_query(staging(TICKERS, SESSIONS[:2])).text,
     "audit": checks.audit_sql(TICKERS, SESSIONS[:2], checks.ALL_MUST_BE_THERE),
     "failing_rows": checks.report_sql(TICKERS, SESSIONS[:2], ALLOWED),
 }
@@ -52,6 +62,7 @@ TABLES = {
     "staging": arrow_schema(STAGED_COLUMNS).empty_table(),
     "production": arrow_schema(PRODUCTION.columns).empty_table(),
     "table": arrow_schema(PRODUCTION.columns).empty_table(),
+    "cumulative": arrow_schema(CUMULATIVE.columns).empty_table(),
 }
 AUDITED = ["check_name", "ticker", "date", "found", "allowed"]
 RESULTS = {
@@ -59,6 +70,10 @@ RESULTS = {
     "windows": list(CUMULATIVE.values),
     "coverage": ["date", "tickers"],
     "show": list(PRODUCTION.values),
+    "glance": ["first", "last", "rows", "tickers"],
+    "missing": ["date", "ticker"],
+    "stale": ["date", "missing", "stale"],
+    "unpublished": ["session"],
     "audit": AUDITED,
     "failing_rows": [*AUDITED, "failing"],
 }

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from maang_cli import sessions as calendar
+from maang_cli.planner import Calls
+from maang_cli.sources.base import Fetched
 from maang_cli.tables import STAGED_COLUMNS, arrow_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
 _SCALES = ((512, 4000), (96, 1600), (20, 700), (5, 250), (1, 90))
 """Days between knots, and how far a knot may lie from the base, in basis points: 66 % in all, so no price gets below a third."""
@@ -52,6 +54,7 @@ def _bar(ticker: str, session: date) -> dict[str, object]:
     volume = usual * (70 + _draw(61, ticker, session, "volume")) // 100
     prices = {"open": opened, "high": high, "low": low, "close": close, "vwap": (high + low + close) // 3}
     return {
+        "session": session,
         "ticker": ticker,
         "date": session,
         **{name: Decimal(cents).scaleb(-2) for name, cents in prices.items()},
@@ -70,6 +73,23 @@ class SampleSource:
 
     def looks(self) -> Mapping[str, Callable[[], str]]:
         return {}
+
+    def plan(self, missing: Mapping[date, frozenset[str]]) -> Calls:  # noqa: ARG002
+        return Calls()
+
+    def fetch(
+        self,
+        missing: Mapping[date, frozenset[str]],
+        batches: Sequence[Sequence[date]],
+        tick: Callable[[], None] = lambda: None,
+    ) -> Generator[Fetched]:
+        for batch in batches:
+            rows = [_bar(ticker, session) for session in batch for ticker in sorted(missing[session])]
+            tick()
+            yield Fetched(pa.Table.from_pylist(rows, schema=arrow_schema(STAGED_COLUMNS)), {})
+
+    calls = 0
+    per_minute = None
 
     def close(self) -> None:
         """Nothing is held."""

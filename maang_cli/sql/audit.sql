@@ -1,4 +1,4 @@
--- Every failing row of every check; `allowed` marks what --allow-missing lets go.
+-- Every failing row of every check, by the session asked for; `allowed` marks what --allow-missing lets go.
 WITH asked AS (
   SELECT ticker FROM (VALUES {tickers}) AS a(ticker)
 ), sessions AS (
@@ -6,7 +6,7 @@ WITH asked AS (
 ), may_miss AS (
   SELECT ticker FROM (VALUES {may_miss}) AS m(ticker)
 ), staged AS (
-  SELECT * FROM {staging}
+  SELECT * FROM {staging} WHERE session IN (SELECT date FROM sessions)
 ), failures AS (
 {checks}
 )

@@ -1,14 +1,14 @@
--- The audit as a report: counts for each check and session, the first few rows, and every absence that is allowed.
+-- The audit as a report: counts for each check and session, the first few rows of each, and every absence that is allowed.
 WITH audit AS (
 {audit}
 ), numbered AS (
   SELECT
     check_name, ticker, date, found, allowed,
-    count(*) OVER (PARTITION BY check_name, allowed) AS failing,
-    row_number() OVER (PARTITION BY check_name, allowed ORDER BY date NULLS LAST, ticker NULLS LAST, found) AS position
+    count(*) OVER (PARTITION BY check_name, allowed, date) AS failing,
+    row_number() OVER (PARTITION BY check_name, allowed, date ORDER BY ticker NULLS LAST, found) AS position
   FROM audit
 )
 SELECT check_name, ticker, date, found, allowed, failing
 FROM numbered
 WHERE position <= {few} OR allowed
-ORDER BY check_name, allowed, position
+ORDER BY check_name, allowed, date, position

@@ -1,4 +1,4 @@
--- What production receives: staging's rows, narrowed. The gate has made sure that every cast fits.
+-- What production receives: the rows staged for these sessions, narrowed. The gate has made sure that every cast fits.
 SELECT
   ticker,
   date,
@@ -10,3 +10,4 @@ SELECT
   CAST(vwap AS DECIMAL(10,2)) AS vwap,
   CAST(transactions AS INTEGER) AS transactions
 FROM {staging}
+WHERE session IN ({sessions})

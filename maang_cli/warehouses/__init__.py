@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def _local(settings: Settings, purpose: str = "") -> Warehouse:  # noqa: ARG001
     from maang_cli.warehouses import local
 
-    return local.LocalWarehouse(settings.home, settings.schema_name, settings.keep_snapshots)
+    return local.LocalWarehouse(settings.home, settings.schema_name, settings.keep_snapshots, settings.keep_days)
 
 
 def _databricks(settings: Settings, purpose: str = "") -> Warehouse:

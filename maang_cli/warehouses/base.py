@@ -1,4 +1,4 @@
-"""What a warehouse is: six verbs, each atomic, each safe to repeat, and what `maang doctor` asks of it.
+"""What a warehouse is: a few verbs, each atomic, each safe to repeat, and what `maang doctor` asks of it.
 
 Errors, for every verb: WarehouseDenied (2) when waiting can't help, WarehouseFailed (4) when it may.
 """
@@ -51,6 +51,23 @@ class Replaced:
     @property
     def changed(self) -> bool:
         return bool(self.inserted or self.updated or self.deleted)
+
+
+@dataclass(frozen=True)
+class Size:
+    bytes: int | None
+    """On disk, history included; None where the warehouse does not say."""
+    snapshots: int | None
+
+
+@dataclass(frozen=True)
+class Tidied:
+    """What housekeeping took away from one table."""
+
+    table: str
+    snapshots: int
+    files: int
+    bytes: int
 
 
 class Forbidden(Exception):
@@ -116,6 +133,19 @@ class Warehouse(Protocol):
 
     def drop(self, table: Table) -> bool:
         """Drop a table with its data; False when it was not there."""
+
+    def tables(self) -> list[str]:
+        """The names of the schema's tables, without the schema, in order; empty when there is no schema."""
+
+    def size(self, table: Table) -> Size:
+        """What a table takes up.
+
+        Raises:
+            TableMissing: it is not there.
+        """
+
+    def maintain(self) -> tuple[Tidied, ...] | None:
+        """Expire old snapshots and remove files that nothing reaches, table by table; None: the platform does that by itself."""
 
     def close(self) -> None:
         """Give back what is held; the warehouse is not used afterwards."""

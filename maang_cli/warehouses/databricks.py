@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from maang_cli import sql
 from maang_cli.errors import CommitLost, SettingsError, TableMismatch, WarehouseDenied, WarehouseFailed
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Column, Table, arrow_schema, differences
-from maang_cli.warehouses.base import Forbidden, Query, Replaced, TableMissing
+from maang_cli.warehouses.base import Forbidden, Query, Replaced, Size, TableMissing
 from maang_cli.warehouses.databricks_connection import Connection
 from maang_cli.warehouses.databricks_errors import AlreadyThere, Conflict, GateRaised, Missing, NoHistory, Unfit
 from maang_cli.warehouses.databricks_sql import Replace, columns_of, plain, quote, relation, text, values
@@ -202,6 +202,26 @@ class DatabricksWarehouse:
         except Missing:
             return False
         return True
+
+    def tables(self) -> list[str]:
+        try:
+            rows = self._connection.run(f"SHOW TABLES IN {quote(self._schema)}", expect=(Missing,))
+        except Missing:
+            return []
+        return sorted(rows["tableName"].to_pylist())
+
+    def size(self, table: Table) -> Size:
+        try:
+            rows = self._connection.run(f"DESCRIBE DETAIL {self._name(table)}", expect=(Missing, Unfit))
+        except Missing as exc:
+            raise TableMissing(table) from exc
+        except Unfit:
+            return Size(None, None)
+        found = rows.to_pylist()[0].get("sizeInBytes")
+        return Size(None if found is None else int(found), None)
+
+    def maintain(self) -> None:
+        """Predictive optimisation looks after managed tables."""
 
     def close(self) -> None:
         self._connection.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import duckdb
 import pyarrow as pa
 import sqlalchemy.exc
 from pydantic import ValidationError
@@ -25,8 +27,13 @@ _DAMAGE = (
     IcebergValidationError,
     EOFError,
     UnicodeDecodeError,
+    duckdb.InvalidInputException,
     pa.ArrowException,
 )
+
+
+class FileGone(WarehouseFailed):
+    """A table that was loaded a moment ago has been replaced or dropped: load it again."""
 
 
 @contextmanager
@@ -38,22 +45,36 @@ def translated(root: Path) -> Iterator[None]:
         raise
     except FileNotFoundError as exc:
         # Arrow and the standard library agree on this class; every reader has loaded the table's metadata just before.
-        raise WarehouseFailed(
-            f"a file of the warehouse is gone: {exc}",
-            hint=f"another run may have replaced it: run the same command again; if it persists, {root} is damaged",
-        ) from exc
+        raise _gone(root, exc) from exc
     except OSError as exc:
         raise _disk_error(root, exc) from exc
+    except duckdb.IOException as exc:
+        # A table's file can't be opened. DuckDB says "No files found" where there is none.
+        if "No files found" in str(exc) or "No such file" in str(exc):
+            raise _gone(root, exc) from exc
+        raise _disk_error(root, OSError(_first_line(exc))) from exc
     except sqlalchemy.exc.OperationalError as exc:
         said = str(exc.orig)
         if "unable to open" in said or "readonly" in said:
             raise WarehouseDenied(f"{root}: {said}", hint="give MAANG_HOME a folder that you can write to") from exc
         raise WarehouseFailed(f"the catalog in {root}: {said}", hint="run the same command again") from exc
     except _DAMAGE as exc:
-        said = str(getattr(exc, "orig", exc)).splitlines()[0]
+        said = _first_line(getattr(exc, "orig", exc))
         raise WarehouseDenied(
             f"the warehouse in {root} is damaged: {said}", hint="restore it, or give MAANG_HOME another folder"
         ) from exc
+
+
+def _gone(root: Path, exc: Exception) -> FileGone:
+    named = re.search(r"""['"](/[^'"]+)['"]""", str(exc))
+    return FileGone(
+        f"a file of the warehouse is gone: {named.group(1) if named else _first_line(exc)}",
+        hint=f"another run may have replaced it: run the same command again; if it persists, {root} is damaged",
+    )
+
+
+def _first_line(exc: object) -> str:
+    return (str(exc) or type(exc).__name__).splitlines()[0]
 
 
 def _disk_error(root: Path, exc: OSError) -> MaangError:

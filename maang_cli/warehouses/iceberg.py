@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pyarrow.compute as pc
 import sqlalchemy
 from filelock import FileLock, Timeout
 from pyiceberg.exceptions import (
@@ -49,6 +51,11 @@ if TYPE_CHECKING:
 
 LOCK_SECONDS = 120
 """How long a writer waits for another; one write takes a fraction of a second."""
+
+WRITERS = 2
+"""Parts that are written at once."""
+PART_ROWS, PARTITIONS = 5_000, 40
+"""Of one part, at most; or one partition, however large."""
 
 PROPERTIES = {
     "format-version": "2",
@@ -94,7 +101,7 @@ class Store:
         WarehouseFailed: disk full, or the lock is held for long.
     """
 
-    def __init__(self, root: Path, schema: str, keep_snapshots: int) -> None:
+    def __init__(self, root: Path, schema: str, keep: litter.Keep) -> None:
         if found := sorted(set("#?") & set(str(root))):
             raise WarehouseDenied(
                 f"{root}: PyIceberg takes {' and '.join(found)} in a path for the end of it",
@@ -102,7 +109,7 @@ class Store:
             )
         self.root = root
         self.schema = schema
-        self._keep = keep_snapshots
+        self._keep = keep
         self._note = litter.Note(root / "write.json")
         with translated(root):
             try:
@@ -185,20 +192,62 @@ class Store:
         for file in old:
             producer.delete_data_file(file)
         if rows.num_rows:
-            io = transaction._table.io
-            for file in _dataframe_to_data_files(transaction.table_metadata, rows, io, write_uuid=writer):
+            for file in _written(transaction, rows, writer):
                 producer.append_data_file(file)
         try:
             producer.commit()
-            doomed: list[str] = []
-            if expired := litter.expired(transaction.table_metadata, self._keep):
-                doomed = litter.unreachable_without(expired, transaction)
-                ExpireSnapshots(transaction).by_ids(expired).commit()
-                self._note.will_delete(doomed)
+            doomed, _ = self._expire(transaction)
             transaction.commit_transaction()
         except _LOST as exc:
             raise Overtaken from exc
         litter.delete(doomed)
+
+    def _expire(self, transaction: Transaction) -> tuple[list[str], int]:
+        """Let old snapshots go with the transaction; returns the files that are to go once it is committed, and their number."""
+        expired = litter.expired(transaction.table_metadata, self._keep)
+        if not expired:
+            return [], 0
+        doomed = litter.unreachable_without(expired, transaction)
+        ExpireSnapshots(transaction).by_ids(expired).commit()
+        self._note.will_delete(doomed)
+        return doomed, len(expired)
+
+    def names(self) -> list[str]:
+        """The schema's tables, in order."""
+        with translated(self.root):
+            if not self.catalog.namespace_exists(self.schema):
+                return []
+            return sorted(name[-1] for name in self.catalog.list_tables(self.schema))
+
+    def bytes(self, name: str) -> int:
+        """What a table's files take up."""
+        with translated(self.root):
+            return sum(path.stat().st_size for path in self._folder(name).rglob("*") if path.is_file())
+
+    def tidy(self, name: str) -> tuple[int, int]:
+        """Expire a table's old snapshots, and remove files that nothing reaches; returns how many of both.
+
+        No writer of ours is at work meanwhile; what another engine wrote in the last day may still be committed, and stays.
+
+        Raises:
+            Overtaken: another engine has committed to the table.
+        """
+        with self.writing(name):
+            table = self.load(name)
+            if table is None:
+                return 0, 0
+            transaction = table.transaction()
+            try:
+                doomed, snapshots = self._expire(transaction)
+                if snapshots:
+                    transaction.commit_transaction()
+            except _LOST as exc:
+                raise Overtaken from exc
+            litter.delete(doomed)
+            table.refresh()
+            orphans = litter.orphans(self._folder(name), table)
+            litter.delete(orphans)
+            return snapshots, len(doomed) + len(orphans)
 
     def remove(self, name: str) -> bool:
         """Take a table out of the catalog, then remove its folder; under `writing`. False when it was not there."""
@@ -245,3 +294,33 @@ class Store:
             yield
         finally:
             self._lock.release()
+
+
+def _written(transaction: Transaction, rows: pa.Table, writer: uuid.UUID) -> Iterator[DataFile]:
+    """The rows as data files.
+
+    A few partitions at a time: PyIceberg looks through all the rows that it is given for each partition, and needs as long for a
+    call as for a small file.
+    """
+    metadata, io = transaction.table_metadata, transaction._table.io
+
+    def write(part: pa.Table) -> list[DataFile]:
+        return list(_dataframe_to_data_files(metadata, part, io, write_uuid=writer))
+
+    if metadata.spec().is_unpartitioned():
+        yield from write(rows)
+        return
+    rows = rows.sort_by([("date", "ascending"), ("ticker", "ascending")])
+    runs = pc.run_end_encode(rows["date"].combine_chunks()).run_ends.to_pylist()
+    parts, start, number = [], 0, 0
+    for end in runs:
+        number += 1
+        if end - start >= PART_ROWS or number == PARTITIONS or end == runs[-1]:
+            parts.append(rows.slice(start, end - start))
+            start, number = end, 0
+    if len(parts) == 1:
+        yield from write(parts[0])
+        return
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for files in pool.map(write, parts):
+            yield from files

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,18 +25,58 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pyiceberg.catalog import Catalog
+    from pyiceberg.manifest import ManifestFile
     from pyiceberg.table import Table, Transaction
     from pyiceberg.table.metadata import TableMetadata
 
 log = logging.getLogger("maang")
 
+_WRITTEN = frozenset({".parquet", ".avro", ".json"})
+"""What an Iceberg writer leaves; other files are not ours to judge."""
 
-def expired(metadata: TableMetadata, keep: int) -> list[int]:
-    """The oldest snapshots above `keep`, but for those that a tag or a branch names."""
+
+ORPHANED = 24 * 3600
+"""Seconds after which a file that no snapshot reaches is no longer one that another engine is about to commit."""
+DAY_MILLIS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True)
+class Keep:
+    """The history that is kept for time travel."""
+
+    snapshots: int
+    days: int | None = None
+    """None: whatever their age."""
+
+
+def expired(metadata: TableMetadata, keep: Keep) -> list[int]:
+    """The oldest snapshots, above the number that is kept or too old; but for those that a tag or a branch names."""
     named = {ref.snapshot_id for ref in metadata.refs.values()}
     past = sorted(metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
-    ids = [snapshot.snapshot_id for snapshot in past]
-    return [number for number in ids[: max(len(ids) - keep, 0)] if number not in named]
+    too_many = max(len(past) - keep.snapshots, 0)
+    since = 0 if keep.days is None else time.time() * 1000 - keep.days * DAY_MILLIS
+    too_old = next((i for i, snapshot in enumerate(past) if snapshot.timestamp_ms >= since), len(past))
+    return [snapshot.snapshot_id for snapshot in past[: max(too_many, too_old)] if snapshot.snapshot_id not in named]
+
+
+def orphans(folder: Path, table: Table) -> list[str]:
+    """Old files in a table's folder that none of its snapshots reaches."""
+    reached = {table.metadata_location, *(entry.metadata_file for entry in table.metadata.metadata_log)}
+    reached |= {file.statistics_path for file in table.metadata.statistics}
+    manifests: dict[str, ManifestFile] = {}
+    for snapshot in table.metadata.snapshots:
+        reached.add(snapshot.manifest_list)
+        manifests |= {manifest.manifest_path: manifest for manifest in snapshot.manifests(table.io)}
+    for path, manifest in manifests.items():
+        reached.add(path)
+        reached |= {entry.data_file.file_path for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=False)}
+    names = {location.removeprefix("file://") for location in reached}
+    before = time.time() - ORPHANED
+    return [
+        str(path)
+        for path in folder.rglob("*")
+        if path.suffix in _WRITTEN and str(path) not in names and path.stat().st_mtime < before
+    ]
 
 
 def unreachable_without(snapshots: Sequence[int], transaction: Transaction) -> list[str]:

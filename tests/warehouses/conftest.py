@@ -13,7 +13,8 @@ import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table as IcebergTable
 
-from maang_cli import settings, sql
+from maang_cli import settings
+from maang_cli.pipeline import publish_query
 from maang_cli.tables import PRODUCTION, STAGED_COLUMNS, Table, arrow_schema
 from maang_cli.warehouses import WAREHOUSES
 from maang_cli.warehouses.base import Query, Read, Replaced, Warehouse
@@ -63,17 +64,14 @@ def warehouse(reopen: Opener) -> Warehouse:
 
 
 def bar(ticker: str | None, day: date | None, **values: object) -> Row:
-    """A row of staging: `values`, and plausible ones beside them."""
+    """A row of staging, of the session that its date says: `values`, and plausible ones beside them."""
     prices = {name: Decimal(text) for name, text in (("open", "10.00"), ("high", "11.25"), ("low", "9.50"), ("close", "10.75"))}
     counts = {"volume": Decimal(1000), "vwap": Decimal("10.33"), "transactions": Decimal(42)}
-    return {"ticker": ticker, "date": day, **prices, **counts} | values
+    return {"session": day, "ticker": ticker, "date": day, **prices, **counts} | values
 
 
 def staged(rows: Iterable[Row]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=arrow_schema(STAGED_COLUMNS))
-
-
-PUBLISH = Query(sql.text("publish"), {"staging": Read(STAGING)})
 
 
 def publish(
@@ -86,10 +84,9 @@ def publish(
 ) -> Replaced:
     """Stage `rows`, and replace in production what they are of, or `tickers` and `sessions`."""
     warehouse.stage(through, staged(rows))
-    query = Query(sql.text("publish"), {"staging": Read(through)})
     asked = tickers or sorted({str(row["ticker"]) for row in rows})
     days = sessions or sorted({day for row in rows if isinstance(day := row["date"], date)})
-    return warehouse.replace(PRODUCTION, query, asked, days, unless)
+    return warehouse.replace(PRODUCTION, publish_query(through, days), asked, days, unless)
 
 
 def content(warehouse: Warehouse, table: Table = PRODUCTION, as_of: datetime | None = None) -> list[Row]:

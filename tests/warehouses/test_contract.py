@@ -13,11 +13,11 @@ from decimal import Decimal
 import pytest
 
 from maang_cli.errors import CommitLost, SettingsError, TableMismatch
+from maang_cli.pipeline import publish_query
 from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGED_COLUMNS, Column, Table, staging
 from maang_cli.warehouses.base import Forbidden, Query, Read, Replaced, TableMissing, Warehouse
 from tests.warehouses.conftest import (
     MONDAY,
-    PUBLISH,
     STAGING,
     TUESDAY,
     WEDNESDAY,
@@ -30,6 +30,7 @@ from tests.warehouses.conftest import (
     without_stamp,
 )
 
+PUBLISH = publish_query(STAGING, [TUESDAY])
 TABLES = [pytest.param(table, id=table.name) for table in (PRODUCTION, CUMULATIVE, STAGING)]
 STRANGE_TEXTS = ["", " ", "\t", "O'Brien", '"', "%s", "?", ":d", "$1", "a;b--c", "a\nb", "naïve", "日本", "🚀", "null", "NULL"]
 WIDE = "9" * 36 + ".99"

@@ -1,0 +1,92 @@
+"""A vendor on loopback for the benchmarks: answers of recorded shape, made once and kept; prints its address, then serves.
+
+A path that begins with /r<number> gives revised bars.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import date, datetime
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from maang_cli import sessions
+
+NEW_YORK = ZoneInfo("America/New_York")
+ALL = 11_000
+GROUPED = re.compile(r"(?:/r(\d+))?/v2/aggs/grouped/locale/us/market/stocks/([0-9-]{10})")
+RANGE = re.compile(r"(?:/r(\d+))?/v2/aggs/ticker/([^/]+)/range/1/day/([0-9-]{10})/([0-9-]{10})")
+
+
+def bar(number: int, day: int, revision: int) -> dict[str, object]:
+    seed = (number * 7919 + day * 104_729 + revision * 31) % 100_003
+    low = 5 + seed % 50_000 / 100
+    return {
+        "v": 1000 + seed * 37.25,
+        "vw": round(low + 1.23456, 4),
+        "o": round(low + 1, 2),
+        "c": round(low + 1.405, 3),
+        "h": round(low + 2, 2),
+        "l": round(low, 2),
+        "n": 10 + seed,
+    }
+
+
+def millis(day: date, hour: int) -> int:
+    return int(datetime(day.year, day.month, day.day, hour, tzinfo=NEW_YORK).timestamp() * 1000)
+
+
+def answer(rows: list[dict[str, object]]) -> bytes:
+    return json.dumps(
+        {
+            "queryCount": len(rows),
+            "resultsCount": len(rows),
+            "adjusted": False,
+            "results": rows,
+            "status": "OK",
+            "count": len(rows),
+        }
+    ).encode()
+
+
+@cache
+def grouped(day: date, revision: int) -> bytes:
+    end, ordinal = millis(day, 16), day.toordinal()
+    return answer([{"T": f"T{n:05}", "t": end} | bar(n, ordinal, revision) for n in range(ALL)])
+
+
+@cache
+def ranged(ticker: str, first: date, last: date, revision: int) -> bytes:
+    number = int(ticker[1:])
+    return answer([{"t": millis(day, 0)} | bar(number, day.toordinal(), revision) for day in sessions.between(first, last)])
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if found := GROUPED.fullmatch(path):
+            body = grouped(date.fromisoformat(found[2]), int(found[1] or 0))
+        elif found := RANGE.fullmatch(path):
+            body = ranged(found[2], date.fromisoformat(found[3]), date.fromisoformat(found[4]), int(found[1] or 0))
+        else:
+            body = b"{}"
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+if __name__ == "__main__":
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads = True
+    print(f"http://127.0.0.1:{http.server_address[1]}", flush=True)
+    http.serve_forever()
