@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maang")
 
-BATCH_ROWS = 250_000
-"""Rows of one batch, which is one commit a table; about 40 MB in memory."""
+BATCH_ROWS = 100_000
+"""Rows of one batch, which is one commit a table. Its windows take some 400 MB while they are merged."""
 COMPARED_ROWS = 2_000_000
 """Windows that are recomputed and compared in one query."""
 ATTEMPTS = 5

@@ -200,7 +200,9 @@ def _duration(seconds: float) -> str:
 
 
 def _bytes(number: int | None) -> str:
-    return "?" if number is None else f"{number / 1e6:.1f} MB"
+    if number is None:
+        return "?"
+    return f"{number / 1e6:.1f} MB" if number >= 100_000 else f"{number / 1e3:.1f} KB"
 
 
 def _changes(value: Replaced, noun: str) -> str:

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import pyarrow.compute as pc
 import sqlalchemy
 from filelock import FileLock, Timeout
 from pyiceberg.exceptions import (
@@ -26,7 +24,6 @@ from pyiceberg.exceptions import (
     TableAlreadyExistsError,
     ValidationException,
 )
-from pyiceberg.io.pyarrow import _dataframe_to_data_files
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 from pyiceberg.transforms import IdentityTransform
@@ -34,7 +31,7 @@ from pyiceberg.utils.concurrent import ExecutorFactory
 
 from maang_cli.errors import WarehouseDenied, WarehouseFailed
 from maang_cli.tables import iceberg_schema
-from maang_cli.warehouses import litter
+from maang_cli.warehouses import data_files, litter
 from maang_cli.warehouses.catalog import LocalCatalog
 from maang_cli.warehouses.disk_errors import translated
 
@@ -52,11 +49,6 @@ if TYPE_CHECKING:
 LOCK_SECONDS = 120
 """How long a writer waits for another; one write takes a fraction of a second."""
 
-WRITERS = 2
-"""Parts that are written at once."""
-PART_ROWS, PARTITIONS = 5_000, 40
-"""Of one part, at most; or one partition, however large."""
-
 PROPERTIES = {
     "format-version": "2",
     # Many days, one small commit each: merged a bin at a time, neither the manifests' number nor the cost of a merge grows.
@@ -65,6 +57,10 @@ PROPERTIES = {
     "commit.manifest.target-size-bytes": "65536",
     "write.metadata.delete-after-commit.enabled": "true",
     "write.metadata.previous-versions-max": "5",
+    # Bounds of other columns would prune nothing, and make up most of a manifest.
+    "write.metadata.metrics.default": "none",
+    "write.metadata.metrics.column.ticker": "truncate(16)",
+    "write.metadata.metrics.column.date": "full",
     # PyIceberg would replay a lost commit as it was computed; here it is computed anew.
     "commit.retry.num-retries": "0",
 }
@@ -191,9 +187,8 @@ class Store:
         producer.commit_uuid = writer
         for file in old:
             producer.delete_data_file(file)
-        if rows.num_rows:
-            for file in _written(transaction, rows, writer):
-                producer.append_data_file(file)
+        for file in data_files.Writer(transaction.table_metadata, writer).write(rows):
+            producer.append_data_file(file)
         try:
             producer.commit()
             doomed, _ = self._expire(transaction)
@@ -294,33 +289,3 @@ class Store:
             yield
         finally:
             self._lock.release()
-
-
-def _written(transaction: Transaction, rows: pa.Table, writer: uuid.UUID) -> Iterator[DataFile]:
-    """The rows as data files.
-
-    A few partitions at a time: PyIceberg looks through all the rows that it is given for each partition, and needs as long for a
-    call as for a small file.
-    """
-    metadata, io = transaction.table_metadata, transaction._table.io
-
-    def write(part: pa.Table) -> list[DataFile]:
-        return list(_dataframe_to_data_files(metadata, part, io, write_uuid=writer))
-
-    if metadata.spec().is_unpartitioned():
-        yield from write(rows)
-        return
-    rows = rows.sort_by([("date", "ascending"), ("ticker", "ascending")])
-    runs = pc.run_end_encode(rows["date"].combine_chunks()).run_ends.to_pylist()
-    parts, start, number = [], 0, 0
-    for end in runs:
-        number += 1
-        if end - start >= PART_ROWS or number == PARTITIONS or end == runs[-1]:
-            parts.append(rows.slice(start, end - start))
-            start, number = end, 0
-    if len(parts) == 1:
-        yield from write(parts[0])
-        return
-    with ThreadPoolExecutor(WRITERS) as pool:
-        for files in pool.map(write, parts):
-            yield from files

@@ -263,7 +263,7 @@ SELECT
   CASE WHEN o.ticker IN (SELECT ticker FROM asked) THEN 'deleted' ELSE 'carried' END
 FROM old AS o LEFT JOIN {{new}} AS n ON o.ticker = n.ticker AND o.date = n.date
 WHERE n.ticker IS NULL OR o.copy > 1
-ORDER BY ticker"""
+ORDER BY date, ticker"""
         merged = self._run(Query(text), {"old": self._relation("old", numbered), "new": self._relation("new", new)})
         # A user's own columns, whatever their names, come along outside of SQL.
         columns = [merged[name] if name in own else old[name].take(merged["place"]) for name in old.column_names]
