@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 from timing import Cost, clean_environment, interleaved, machine, process
 
 from maang_cli import sessions
-from maang_cli.cli import app, main
+from maang_cli.cli import main
+from maang_cli.command import app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,7 +23,8 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
 
 from maang_cli import __version__, errors
-from maang_cli.cli import app, main
+from maang_cli.cli import main
+from maang_cli.command import app
 from maang_cli.errors import ExitCode, MaangError
 from tests.conftest import Maang, Outcome
 from tests.polygon_server import KEY, Answer, PolygonServer, grouped, row
