@@ -139,7 +139,9 @@ def show(
 def run_day(run: Run, which: Which) -> None:
     """The whole day in one process: init-tables, ingest, check, promote, cumulate, drop-staging.
 
-    Without --date: the last finished session. Example: `maang run-day --date 2025-10-14 --source sample`
+    Without --date: the last finished session.
+
+    Example: `maang run-day --date 2025-10-14 --source sample`
     """
     from maang_cli import pipeline
 
@@ -153,7 +155,7 @@ def run_day(run: Run, which: Which) -> None:
 def plan(run: Run, which: Which, refetch: Refetch = False) -> None:
     """What backfill would do, without doing it: sessions, calls, minutes, commits, rows.
 
-    Example: `maang plan --from 2024-01-01 --to 2024-12-31`
+    Example: `maang plan --from 2025-10-01 --to 2025-10-14`
     """
     from maang_cli import backfill
 
@@ -170,7 +172,9 @@ def backfill(
 ) -> None:
     """Fetch and publish every session of a range that production lacks, and make the windows that are missing or stale.
 
-    Kill it anywhere: the same command does what is left. Example: `maang backfill --from 2024-01-01 --to 2024-12-31`
+    Kill it anywhere: the same command does what is left.
+
+    Example: `maang backfill --from 2025-10-01 --to 2025-10-14`
     """
     from maang_cli import backfill, render
 
@@ -189,7 +193,9 @@ def backfill(
 def status(run: Run, which: Which) -> None:
     """Is anything missing, is anything late? Gaps, stale windows, staging left behind, freshness, size. Ends with 0 or 5.
 
-    Without dates: from the first session held to the last finished one. Example: `maang status`
+    Without dates: from the first session held to the last finished one.
+
+    Example: `maang status --from 2025-10-01 --to 2025-10-14`
     """
     from maang_cli import status
 

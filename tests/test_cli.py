@@ -26,6 +26,9 @@ from maang_cli import __version__, errors
 from maang_cli.cli import main
 from maang_cli.command import app
 from maang_cli.errors import ExitCode, MaangError
+from maang_cli.sources.answers import Contradiction
+from maang_cli.sources.transport import BeyondPlan
+from maang_cli.warehouses.disk_errors import FileGone
 from tests.conftest import Maang, Outcome
 from tests.polygon_server import KEY, Answer, PolygonServer, grouped, row
 
@@ -34,6 +37,7 @@ SESSION = date.fromisoformat(DAY)
 SAMPLE = ("--source", "sample")
 ON_DAY = ("--date", DAY)
 COMMANDS = ("init-tables", "ingest", "check", "promote", "cumulate", "show", "drop-staging", "run-day")
+MORE = ("plan", "backfill", "status", "maintain", "doctor")
 """In an order in which each one succeeds."""
 PROGRAM = (sys.executable, "-m", "maang_cli")
 PATIENCE = 300
@@ -110,7 +114,9 @@ def test_ok_if_no_session_excuses_nothing_else(maang: Maang) -> None:
 
 
 USAGE = {
-    "no date": (["run-day", *SAMPLE], "--date"),
+    "no session": (["ingest", *SAMPLE], "--date"),
+    "half a range": (["ingest", "--to", DAY, *SAMPLE], "--from"),
+    "a date and a range": (["ingest", *ON_DAY, "--from", DAY, *SAMPLE], "--from"),
     "a date without its value": (["run-day", "--date"], "--date"),
     "an unknown command": (["run-days", *ON_DAY], "run-days"),
     "an unknown option": (["run-day", *ON_DAY, "--tickets", "META"], "--tickets"),
@@ -322,7 +328,10 @@ def every_kind(root: type[MaangError]) -> set[type[MaangError]]:
 
 
 def test_all_kinds_of_errors_are_met_here() -> None:
-    assert set(KINDS) == every_kind(MaangError) - {MaangError, errors.MayHeal}
+    # PartlyRefused and StagingChanged take several sessions, or several runs: other files have them. The last three are known by
+    # their parents' names outside of the part that tells them apart.
+    elsewhere = {errors.PartlyRefused, errors.StagingChanged, BeyondPlan, Contradiction, FileGone}
+    assert set(KINDS) == every_kind(MaangError) - {MaangError, errors.MayHeal} - elsewhere
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -560,13 +569,13 @@ def test_maang_alone_shows_help(maang: Maang) -> None:
 
 def test_help_lists_every_command(maang: Maang) -> None:
     names = {command.name for command in app.registered_commands}
-    assert names == {*COMMANDS, "doctor"}
+    assert names == {*COMMANDS, *MORE}
     for name in names:
         assert re.search(rf"^│ {name} ", maang("--help").out, re.MULTILINE), name
 
 
 def test_the_example_in_each_commands_help_works(maang: Maang) -> None:
-    for command in (*COMMANDS, "doctor"):
+    for command in (*COMMANDS, *MORE):
         shown = maang(command, "-h")
         assert shown.code == 0
         example = re.search(r"Example: maang (.*)", shown.out)
@@ -576,7 +585,7 @@ def test_the_example_in_each_commands_help_works(maang: Maang) -> None:
         assert maang(*argv, *SAMPLE).code == 0, command
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "plan", "backfill", "status"])
 def test_help_names_every_setting_with_its_variable(maang: Maang, command: str) -> None:
     text = " ".join(maang(command, "--help").out.replace("│", " ").split())
     for flag in ("date", "tickers", "source", "warehouse", "schema", "allow-missing", "home", "ok-if-no-session", "json"):
