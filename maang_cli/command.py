@@ -174,7 +174,9 @@ class Run:
         """The request for the sessions asked for, at least one."""
         selection = which.select(datetime.now(UTC))
         if selection is None:
-            raise SettingsError("neither --date nor --from is given", hint="give --date, such as --date 2025-10-14, or --from and --to")
+            raise SettingsError(
+                "neither --date nor --from is given", hint="give --date, such as --date 2025-10-14, or --from and --to"
+            )
         return self._request(selection)
 
     def may_request(self, which: Which) -> "Request":

@@ -16,9 +16,15 @@ _MASKS = (
 )
 
 
+def freshness(text: str) -> str:
+    """`text` as if printed on the morning of 2025-10-15: what it says of the last finished session depends on the day."""
+    finished = "last finished 2025-10-14, next due 2025-10-15: 2025-10-16 06:00 New York"
+    return re.sub(r"last finished \S+, next due \S+: \S+ 06:00 New York", finished, text)
+
+
 def masked(text: str, folder: Path) -> str:
     """`text` without what differs between two runs: times, ports, the path of `folder`; and without spaces at a line's end."""
-    text = text.replace(str(folder), "/FOLDER")
+    text = freshness(text.replace(str(folder), "/FOLDER"))
     for pattern, mask in _MASKS:
         text = re.sub(pattern, mask, text)
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())

@@ -10,7 +10,9 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from maang_cli.sessions import between
 from maang_cli.sources.sample import SampleSource
+from tests.golden_files import freshness
 from tests.polygon_server import PolygonServer, row
 
 README = Path(__file__).parents[1] / "README.md"
@@ -29,25 +31,26 @@ def transcript(block: str) -> str:
     for command in re.findall(r"^\$ (maang .*)$", block, re.MULTILINE):
         argv = [sys.executable, "-m", "maang_cli", *shlex.split(command)[1:]]
         done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False)
-        said = "\n".join(line.rstrip() for line in done.stdout.splitlines())
+        said = "\n".join(line.rstrip() for line in freshness(done.stdout).splitlines())
         lines.append(f"$ {command}\n{said}\n" + (f"$ echo $?\n{done.returncode}\n" if done.returncode else ""))
     return "\n".join(lines)
 
 
+def day(session: date) -> list[dict[str, object]]:
+    """The vendor's answer for a session, its bars made up."""
+    bars = SampleSource().bars(TICKERS, [session]).to_pylist()
+    return [row(bar["ticker"], session, **{key: float(bar[name]) for key, name in FIELDS.items()}) for bar in bars]
+
+
 def bad_day() -> list[dict[str, object]]:
     """A day without NFLX, on which META's high lies below its low."""
-    bars = SampleSource().bars(TICKERS, [BAD_DAY]).to_pylist()
-    rows = [
-        row(bar["ticker"], BAD_DAY, **{key: float(bar[name]) for key, name in FIELDS.items()})
-        for bar in bars
-        if bar["ticker"] != "NFLX"
-    ]
+    rows = [bar for bar in day(BAD_DAY) if bar["T"] != "NFLX"]
     rows[0]["h"] = 300.25
     return rows
 
 
 def test_transcripts_are_what_maang_prints(polygon: PolygonServer) -> None:
-    polygon.days[BAD_DAY] = bad_day()
+    polygon.days = {session: day(session) for session in between(date(2025, 9, 2), date(2025, 10, 14))} | {BAD_DAY: bad_day()}
     text = README.read_text("utf-8")
     printed = text
     shown = blocks("console")
