@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -27,7 +28,6 @@ _DAMAGE = (
     IcebergValidationError,
     EOFError,
     UnicodeDecodeError,
-    duckdb.InvalidInputException,
     pa.ArrowException,
 )
 
@@ -48,21 +48,34 @@ def translated(root: Path) -> Iterator[None]:
         raise _gone(root, exc) from exc
     except OSError as exc:
         raise _disk_error(root, exc) from exc
-    except duckdb.IOException as exc:
-        # A table's file can't be opened. DuckDB says "No files found" where there is none.
-        if "No files found" in str(exc) or "No such file" in str(exc):
-            raise _gone(root, exc) from exc
-        raise _disk_error(root, OSError(_first_line(exc))) from exc
     except sqlalchemy.exc.OperationalError as exc:
         said = str(exc.orig)
         if "unable to open" in said or "readonly" in said:
             raise WarehouseDenied(f"{root}: {said}", hint="give MAANG_HOME a folder that you can write to") from exc
         raise WarehouseFailed(f"the catalog in {root}: {said}", hint="run the same command again") from exc
+    except duckdb.Error as exc:
+        if (ours := _duckdb_error(root, exc)) is None:
+            raise
+        raise ours from exc
     except _DAMAGE as exc:
-        said = _first_line(getattr(exc, "orig", exc))
-        raise WarehouseDenied(
-            f"the warehouse in {root} is damaged: {said}", hint="restore it, or give MAANG_HOME another folder"
-        ) from exc
+        raise _damaged(root, getattr(exc, "orig", exc)) from exc
+
+
+def _duckdb_error(root: Path, exc: duckdb.Error) -> MaangError | None:
+    """What DuckDB says of a table's file; None for an error in our SQL."""
+    if isinstance(exc, duckdb.IOException):
+        gone = "No files found" in str(exc) or "No such file" in str(exc)
+        return _gone(root, exc) if gone else _disk_error(root, OSError(_first_line(exc)))
+    # Of a spoilt file it raises these, and the bare base class.
+    if type(exc) is duckdb.Error or isinstance(exc, duckdb.InvalidInputException | duckdb.SerializationException):
+        return _damaged(root, exc)
+    return None
+
+
+def _damaged(root: Path, exc: object) -> WarehouseDenied:
+    return WarehouseDenied(
+        f"the warehouse in {root} is damaged: {_first_line(exc)}", hint="restore it, or give MAANG_HOME another folder"
+    )
 
 
 def _gone(root: Path, exc: Exception) -> FileGone:
@@ -78,7 +91,7 @@ def _first_line(exc: object) -> str:
 
 
 def _disk_error(root: Path, exc: OSError) -> MaangError:
-    # Arrow raises OSError with the number in its text alone.
+    # Arrow raises OSError with the number in its text alone, DuckDB with its name.
     said = exc.strerror or str(exc)
     for number, error, hint in (
         (errno.ENOSPC, WarehouseFailed, "free some space, then run the same command again"),
@@ -91,6 +104,6 @@ def _disk_error(root: Path, exc: OSError) -> MaangError:
         (errno.EEXIST, WarehouseDenied, "give MAANG_HOME a folder"),
         (errno.EISDIR, WarehouseDenied, "move it away, or give MAANG_HOME another folder"),
     ):
-        if exc.errno == number or f"errno {number}" in said:
+        if exc.errno == number or f"errno {number}" in said or os.strerror(number) in said:
             return error(f"{exc.filename or root}: {said}", hint=hint)
     return WarehouseFailed(f"{exc.filename or root}: {said}", hint="check the disk, then run the same command again")

@@ -64,14 +64,15 @@ def warehouse(reopen: Opener) -> Warehouse:
 
 
 def bar(ticker: str | None, day: date | None, **values: object) -> Row:
-    """A row of staging, of the session that its date says: `values`, and plausible ones beside them."""
+    """A row of production, or of staging but for its session: `values`, and plausible ones beside them."""
     prices = {name: Decimal(text) for name, text in (("open", "10.00"), ("high", "11.25"), ("low", "9.50"), ("close", "10.75"))}
     counts = {"volume": Decimal(1000), "vwap": Decimal("10.33"), "transactions": Decimal(42)}
-    return {"session": day, "ticker": ticker, "date": day, **prices, **counts} | values
+    return {"ticker": ticker, "date": day, **prices, **counts} | values
 
 
 def staged(rows: Iterable[Row]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=arrow_schema(STAGED_COLUMNS))
+    """The rows as a source hands them over, each of the session that its date says."""
+    return pa.Table.from_pylist([{"session": row["date"]} | row for row in rows], schema=arrow_schema(STAGED_COLUMNS))
 
 
 def publish(
@@ -90,9 +91,10 @@ def publish(
 
 
 def content(warehouse: Warehouse, table: Table = PRODUCTION, as_of: datetime | None = None) -> list[Row]:
-    """All rows of a table, by date and ticker."""
+    """All rows of a table, by date and ticker; without staging's `session`, which tests here make of the date."""
     text = "SELECT * FROM {it} ORDER BY date NULLS LAST, ticker NULLS LAST"
-    return list(warehouse.query(Query(text, {"it": Read(table, as_of=as_of)})).to_pylist())
+    rows = warehouse.query(Query(text, {"it": Read(table, as_of=as_of)})).to_pylist()
+    return [{name: value for name, value in row.items() if name != "session"} for row in rows]
 
 
 def without_stamp(rows: Iterable[Row], stamp: str | None = PRODUCTION.stamp) -> list[Row]:
