@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import sqlalchemy
+import sqlalchemy.exc
 from filelock import FileLock, Timeout
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -119,11 +120,18 @@ class Store:
                     f"{catalog} is gone, and there are tables beside it: a new catalog would not know them",
                     hint=f"restore {catalog}, or give MAANG_HOME another folder",
                 )
-            if catalog.exists():
-                self.catalog = self._open()
-            else:
-                with self._locked():  # two processes that create SQLite's tables at once trip over each other
-                    self.catalog = self._open()
+            self.catalog = self._open_or_create(catalog)
+
+    def _open_or_create(self, catalog: Path) -> LocalCatalog:
+        # Two processes that create SQLite's tables at once trip over each other, and so does one that sees half of them.
+        if catalog.exists():
+            try:
+                return self._open()
+            except sqlalchemy.exc.OperationalError as exc:
+                if "already exists" not in str(exc):
+                    raise
+        with self._locked():
+            return self._open()
 
     def _open(self) -> LocalCatalog:
         uri = sqlalchemy.URL.create("sqlite", database=str(self.root / "catalog.db"), query={"timeout": "60"})
