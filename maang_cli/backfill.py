@@ -30,8 +30,8 @@ log = logging.getLogger("maang")
 
 BATCH_ROWS = 100_000
 """Rows of one batch, which is one commit a table. Its windows take some 400 MB while they are merged."""
-COMPARED_ROWS = 2_000_000
-"""Windows that are recomputed and compared in one query."""
+COMPARED_ROWS = 250_000
+"""Windows that are recomputed and compared in one query; it takes some 300 MB."""
 ATTEMPTS = 5
 """How often a batch is staged anew when another run drops or replaces what was staged."""
 
@@ -223,15 +223,15 @@ def _chunks(days: Sequence[date], request: Request, rows: int) -> list[tuple[dat
     return [tuple(days[i : i + size]) for i in range(0, len(days), size)]
 
 
-def cut(missing: Mapping[date, frozenset[str]]) -> tuple[Batch, ...]:
-    """Batches by the first of their sessions: those that lack the same tickers, not too many at a time."""
+def cut(missing: Mapping[date, frozenset[str]], most: int | None = None) -> tuple[Batch, ...]:
+    """Batches by the first of their sessions: those that lack the same tickers, of `most` rows if they can be that small."""
     groups: dict[frozenset[str], list[date]] = {}
     for day in sorted(missing):
         groups.setdefault(missing[day], []).append(day)
     batches = [
         Batch(tuple(sorted(tickers)), tuple(days[i : i + size]))
         for tickers, days in groups.items()
-        for size in [max(BATCH_ROWS // len(tickers), 1)]
+        for size in [max(min(BATCH_ROWS, most or BATCH_ROWS) // len(tickers), 1)]
         for i in range(0, len(days), size)
     ]
     return tuple(sorted(batches, key=lambda batch: batch.sessions))
@@ -242,7 +242,7 @@ def plan(source: Source, warehouse: Warehouse, request: Request, *, refetch: boo
     holes = find_holes(warehouse, request, refetch=refetch)
     renewed = {later for day in holes.missing for later in calendar.touched(day)}
     windows = {day: found for day, found in find_stale(warehouse, request).items() if day not in renewed}
-    return Plan(request, holes, windows, cut(holes.missing), source.plan(holes.missing), source.per_minute)
+    return Plan(request, holes, windows, cut(holes.missing, warehouse.most_staged), source.plan(holes.missing), source.per_minute)
 
 
 def run(source: Source, warehouse: Warehouse, todo: Plan, tell: Callable[[Tally], None]) -> Backfilled:

@@ -96,6 +96,10 @@ class Warehouse(Protocol):
             TableMismatch: it is there with other columns; the differences are listed. Extra nullable columns are none.
         """
 
+    @property
+    def most_staged(self) -> int | None:
+        """How many rows `stage` takes at most as things are set up; None: any number."""
+
     def stage(self, table: Table, rows: pa.Table) -> None:
         """Make `rows`, in the table's columns, the only content of the table; created when it is not there."""
 

@@ -104,6 +104,10 @@ class DatabricksWarehouse:
             return False
         return True
 
+    @property
+    def most_staged(self) -> int | None:
+        return SMALL if self._volume is None else None
+
     def stage(self, table: Table, rows: pa.Table) -> None:
         if rows.num_rows <= SMALL:
             self._stage(table, values(table, rows))

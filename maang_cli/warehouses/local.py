@@ -78,6 +78,8 @@ class LocalWarehouse:
         self._must(table)  # it was there, or another writer was faster: it has to fit
         return False
 
+    most_staged = None
+
     def stage(self, table: Table, rows: pa.Table) -> None:
         try:
             self._stage(table, rows)

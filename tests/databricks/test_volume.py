@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from maang_cli.sessions import between
 from maang_cli.warehouses.databricks import SMALL
 from tests.conftest import Maang
 from tests.databricks.server import Fault, StandIn
@@ -87,3 +88,17 @@ def test_without_a_volume_a_large_load_ends_before_anything_is_sent(
     assert done.code == 2
     assert "hint: set MAANG_VOLUME" in done.err
     assert databricks.paths == []
+
+
+def test_without_a_volume_a_backfill_goes_up_in_small_batches(
+    databricks: StandIn, polygon: PolygonServer, maang: Maang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAANG_VOLUME")
+    monkeypatch.setattr("maang_cli.warehouses.databricks.SMALL", 4)
+    tickers = ("AAPL", "META")
+    days = between(DAY, date(2025, 10, 16))
+    polygon.days = {day: [row(ticker, day) for ticker in tickers] for day in days}
+    done = maang("backfill", "--from", str(days[0]), "--to", str(days[-1]), "--tickers", ",".join(tickers), "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["production"]["inserted"] == 6
+    assert databricks.uploads == []
