@@ -119,27 +119,26 @@ def whole_process(plan: Plan) -> dict[str, Cost]:
     return interleaved(runs, plan.repetitions)
 
 
-def growth(plan: Plan) -> tuple[dict[str, Cost], dict[int, Size], dict[str, float]]:
-    """What a day costs in an old and a young warehouse, the old one's sizes, and bytes of metadata that a day writes in both."""
+def growth(plan: Plan) -> tuple[dict[str, Cost], dict[int, Size], dict[int, float]]:
+    """What a day costs in an old and a young warehouse; by day, the old one's size, and bytes of metadata that a day then wrote."""
     old, young = days(), days()
-    written: dict[str, list[int]] = {"maang": [], "peer": []}
+    sizes: dict[int, Size] = {}
+    written: list[int] = []
 
-    def measured(name: str, home: str, day: str) -> Cost:
-        before = metadata(home)
-        cost = one_day(home, day)
-        written[name].append(sum(size for path, size in metadata(home).items() if path not in before))
+    def next_old() -> Cost:
+        before = metadata("old")
+        cost = one_day("old", next(old))
+        written.append(sum(size for path, size in metadata("old").items() if path not in before))
+        if len(written) in (*plan.sized, plan.days):
+            sizes[len(written)] = size("old")
         return cost
 
-    sizes = {}
-    for number in range(1, plan.days - plan.turns + 1):
-        one_day("old", next(old))
-        if number in plan.sized:
-            sizes[number] = size("old")
+    for _ in range(plan.days - plan.turns):
+        next_old()
     for _ in range(plan.young - plan.turns):
         one_day("young", next(young))
-    runs = {"maang": lambda: measured("maang", "old", next(old)), "peer": lambda: measured("peer", "young", next(young))}
-    costs = interleaved(runs, plan.turns)
-    return costs, sizes | {plan.days: size("old")}, {name: statistics.median(each) for name, each in written.items()}
+    costs = interleaved({"maang": next_old, "peer": lambda: one_day("young", next(young))}, plan.turns)
+    return costs, sizes, {day: statistics.median(written[max(day - plan.turns, 0) : day]) for day in sizes}
 
 
 def metadata(home: str) -> dict[Path, int]:

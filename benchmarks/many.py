@@ -53,6 +53,7 @@ FEW = 5
 INGESTR = "ingestr==1.1.22"
 DLT = ("dlt[duckdb,parquet]", "requests")
 PEER_ENVIRONMENT = {"DISABLE_TELEMETRY": "true", "INGESTR_DISABLE_TELEMETRY": "true"}
+FLOORS = {"python": "`json`", "arrow": "Arrow"}
 COLUMNS = "ticker:string,t:bigint,v:decimal(30,6),n:bigint," + ",".join(f"{name}:decimal(18,6)" for name in ("vw", *"ochl"))
 """What ingestr is told of the rows: to find it out takes it twice the time."""
 
@@ -75,15 +76,15 @@ FULL = Plan(
     wide=20,
     narrow=1000,
     deep=(2500, 500),
-    newest=replace(laptop.FULL, days=2500, turns=20, young=50, sized=(50,)),
+    newest=replace(laptop.FULL, days=2500, turns=20, young=50, sized=(50, 150, 1000)),
     start=laptop.FULL,
 )
 QUICK = Plan(
     repetitions=1,
-    wide=4,
+    wide=3,
     narrow=60,
     deep=(200, 50),
-    newest=replace(laptop.QUICK, days=30, turns=2, young=5, sized=(5,)),
+    newest=replace(laptop.QUICK, days=30, turns=2, young=5, sized=(5, 15)),
     start=laptop.QUICK,
 )
 
@@ -92,7 +93,7 @@ class Row(NamedTuple):
     """A line of the table."""
 
     what: str
-    cost: Cost
+    cost: Cost | None
     found: str = ""
     """Ratios and sizes."""
     goal: str = ""
@@ -249,6 +250,7 @@ def wide(plan: Plan, server: Server, peers: Mapping[str, Peer]) -> Iterator[Row]
     if "dlt" in peers:
         runs["dlt"] = partial(dlt, peers["dlt"], url, days)
     costs = interleaved(runs, plan.repetitions)
+    assert pq.read_table("by_arrow.parquet").equals(pq.read_table("by_python.parquet")), "two floors, two results"
     yield Row(f"{size}: fetch alone, by hand", costs["fetch"])
     yield Row("floor with `json` and `Decimal`: fetch, decode, one Parquet file", costs["python"])
     yield Row("floor with Arrow's JSON reader: the same, the goal's where it is the faster", costs["arrow"])
@@ -264,9 +266,6 @@ def wide(plan: Plan, server: Server, peers: Mapping[str, Peer]) -> Iterator[Row]
         goals.insert(0, "≤ 1.5 ingestr")
     yield Row(f"**maang backfill {size}**", costs["maang"], "; ".join(found), "; ".join(goals))
     yield from replaced(plan, server, days, everything)
-
-
-FLOORS = {"python": "`json`", "arrow": "Arrow"}
 
 
 def replaced(plan: Plan, server: Server, days: Sequence[str], everything: Sequence[str]) -> Iterator[Row]:
@@ -329,19 +328,16 @@ def deep(plan: Plan, server: Server, _: Mapping[str, Peer]) -> Iterator[Row]:
 def newest(plan: Plan, _server: Server, _: Mapping[str, Peer]) -> Iterator[Row]:
     growth = plan.newest
     costs, sizes, written = laptop.growth(growth)
-    ends = (growth.days - growth.turns + 1, growth.days)
-    sized = "; ".join(f"{size.files:,} files, {size.bytes / 1e6:.1f} MB after day {day:,}" for day, size in sizes.items())
-    yield Row(
-        f"maang run-day, days {growth.young - growth.turns + 1}-{growth.young}",
-        costs["peer"],
-        f"{written['peer']:,.0f} bytes of metadata written a run",
-    )
-    yield Row(
-        f"**maang run-day, days {ends[0]:,}-{ends[1]:,}**",
-        costs["maang"],
-        f"{_times(costs['maang'], costs['peer'])} day {growth.young}; {written['maang']:,.0f} bytes of metadata; {sized}",
-        "≤ 1.2; metadata flat",
-    )
+    for day, size in sizes.items():
+        found = f"{written[day]:,.0f} bytes of metadata a run; {size.files:,} files, {size.bytes / 1e6:.1f} MB in all"
+        if day == growth.young:
+            yield Row(f"maang run-day, days {day - growth.turns + 1}-{day}", costs["peer"], found)
+        elif day == growth.days:
+            what = f"**maang run-day, days {day - growth.turns + 1:,}-{day:,}**"
+            found = f"{_times(costs['maang'], costs['peer'])} day {growth.young}; {found}"
+            yield Row(what, costs["maang"], found, f"≤ 1.2 day {growth.young}; metadata flat")
+        else:
+            yield Row(f"maang run-day, day {day:,}", None, found)
 
 
 def start(plan: Plan, _server: Server, _: Mapping[str, Peer]) -> Iterator[Row]:
@@ -352,6 +348,12 @@ def start(plan: Plan, _server: Server, _: Mapping[str, Peer]) -> Iterator[Row]:
         ours, theirs = label.split(", and ")
         yield Row(theirs, costs["peer"])
         yield Row(f"**{ours}**, whole process", costs["maang"], f"{_times(costs['maang'], costs['peer'])} {theirs}", goal)
+
+
+def _figures(cost: Cost | None) -> tuple[str, str, str]:
+    if cost is None:
+        return "", "", ""
+    return f"{cost.wall:.2f}", f"{cost.cpu:.2f}", f"{cost.peak:,.0f}" if cost.peak else ""
 
 
 def _times(ours: Cost, theirs: Cost, before: str = "") -> str:
@@ -370,10 +372,7 @@ def measure(plan: Plan, parts: Sequence[str], with_peers: bool) -> None:
     with serving() as server:
         for part in parts:
             for row in globals()[part](plan, server, peers):
-                peak = f"{row.cost.peak:,.0f}" if row.cost.peak else ""
-                print(
-                    f"| {row.what} | {row.cost.wall:.2f} | {row.cost.cpu:.2f} | {peak} | {row.found} | {row.goal} |", flush=True
-                )
+                print(f"| {row.what} | {' | '.join(_figures(row.cost))} | {row.found} | {row.goal} |", flush=True)
     turns = f"{plan.repetitions} ({plan.newest.turns} of newest, {plan.start.repetitions} of start)"
     print(f"\nMedians of {turns} runs, memory the most of them; {(time.perf_counter() - began) / 60:.0f} minutes in all.")
     print(f"Load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} after.")
@@ -383,8 +382,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="What many sessions cost, as ratios against peers.")
     parser.add_argument("--quick", action="store_true", help="each part once and smaller, as a test of this program")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts")
+    parser.add_argument("--times", type=int, help="repetitions of wide, narrow and deep")
     parser.add_argument("--no-peers", action="store_true", help="without ingestr and dlt: nothing is installed")
     chosen = parser.parse_args()
+    plan = QUICK if chosen.quick else FULL
+    if chosen.times:
+        plan = replace(plan, repetitions=chosen.times)
     clean_environment()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        measure(QUICK if chosen.quick else FULL, chosen.only, not chosen.no_peers)
+        measure(plan, chosen.only, not chosen.no_peers)
