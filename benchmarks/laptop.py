@@ -120,7 +120,7 @@ def whole_process(plan: Plan) -> dict[str, Cost]:
 
 
 def growth(plan: Plan) -> tuple[dict[str, Cost], dict[int, Size], dict[int, float]]:
-    """What a day costs in an old and a young warehouse; by day, the old one's size, and bytes of metadata that a day then wrote."""
+    """What a day costs in an old and a young warehouse; by day, the old one's size, and the bytes of metadata of a day."""
     old, young = days(), days()
     sizes: dict[int, Size] = {}
     written: list[int] = []
