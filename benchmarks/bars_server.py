@@ -1,6 +1,7 @@
 """A vendor on loopback for the benchmarks: answers of recorded shape, made once and kept; prints its address, then serves.
 
-A path that begins with /r<number> gives revised bars.
+A path that begins with /r<number> gives revised bars. /lines/<tickers>/<first>/<last>.jsonl gives the same bars, a line
+each, to what can't take `results` out of an answer.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from maang_cli import sessions
 
 NEW_YORK = ZoneInfo("America/New_York")
 ALL = 11_000
+"""Tickers of the market."""
 GROUPED = re.compile(r"(?:/r(\d+))?/v2/aggs/grouped/locale/us/market/stocks/([0-9-]{10})")
 RANGE = re.compile(r"(?:/r(\d+))?/v2/aggs/ticker/([^/]+)/range/1/day/([0-9-]{10})/([0-9-]{10})")
+LINES = re.compile(r"/lines/(\d+)/([0-9-]{10})/([0-9-]{10})\.jsonl")
 
 
 def bar(number: int, day: int, revision: int) -> dict[str, object]:
@@ -64,8 +67,21 @@ def ranged(ticker: str, first: date, last: date, revision: int) -> bytes:
     return answer([{"t": millis(day, 0)} | bar(number, day.toordinal(), revision) for day in sessions.between(first, last)])
 
 
+@cache
+def lines(tickers: int, first: date, last: date) -> bytes:
+    rows = (
+        # Names that differ in more than their case: databases would take T and t for one.
+        json.dumps({"ticker": f"T{n:05}", "t": millis(day, 16)} | bar(n, day.toordinal(), 0))
+        for day in sessions.between(first, last)
+        for n in range(tickers)
+    )
+    return "\n".join(rows).encode()
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else an answer's head may wait for the client's acknowledgement, up to 40 ms
+    wbufsize = -1
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -73,8 +89,11 @@ class Handler(BaseHTTPRequestHandler):
             body = grouped(date.fromisoformat(found[2]), int(found[1] or 0))
         elif found := RANGE.fullmatch(path):
             body = ranged(found[2], date.fromisoformat(found[3]), date.fromisoformat(found[4]), int(found[1] or 0))
+        elif found := LINES.fullmatch(path):
+            body = lines(int(found[1]), date.fromisoformat(found[2]), date.fromisoformat(found[3]))
         else:
-            body = b"{}"
+            self.send_error(404)
+            return
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

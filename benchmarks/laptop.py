@@ -7,14 +7,14 @@
 2. `maang run-day --source sample` against `by_hand.py`: the same imports and commits, and nothing else. A new day each time.
 3. Day 400 against day 2: one warehouse holds 380 days, another one day, then they take turns for 20 days. Each day runs in a
    process of its own that has imported everything and cached nothing: imports would hide what grows.
+   `many.py` does the same up to day 2,500.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import io
-import multiprocessing
+import statistics
 import tempfile
 import time
 from dataclasses import dataclass
@@ -23,10 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timing import Cost, clean_environment, interleaved, machine, process
+from timing import FORKS, PRELOADED, Cost, clean_environment, forked, interleaved, maang, machine, process
 
 from maang_cli import sessions
-from maang_cli.cli import main
 from maang_cli.command import app
 
 if TYPE_CHECKING:
@@ -46,15 +45,6 @@ PACKAGES = (
     "sqlalchemy",
     "pandas",
 )
-PRELOADED = [
-    "maang_cli.cli",
-    "maang_cli.render",
-    "maang_cli.sources.sample",
-    "maang_cli.warehouses.local",
-    "holidays.financial.ny_stock_exchange",
-    "sqlalchemy.dialects.sqlite",
-]
-"""What `run-day` imports, for the process that the days of the third comparison are forked from."""
 SIZES = {
     "files": "files",
     "bytes": "bytes",
@@ -62,7 +52,6 @@ SIZES = {
     "files that nothing reaches": "unreachable",
 }
 LABEL = 50
-FORKS = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True)
@@ -73,12 +62,14 @@ class Plan:
     """How old the old warehouse gets."""
     turns: int
     """The last days of the old and of the young warehouse, run in turns."""
+    young: int
+    """How old the young one is at the last of them."""
     sized: tuple[int, ...]
     """After which days the old warehouse is measured on disk, beside the last."""
 
 
-FULL = Plan(repetitions=9, days=400, turns=20, sized=(2, 100, 200))
-QUICK = Plan(repetitions=1, days=3, turns=1, sized=(2,))
+FULL = Plan(repetitions=9, days=400, turns=20, young=21, sized=(2, 100, 200))
+QUICK = Plan(repetitions=1, days=3, turns=1, young=2, sized=(2,))
 
 
 @dataclass(frozen=True)
@@ -94,8 +85,8 @@ class Size:
 
 
 def days() -> Iterator[str]:
-    """Sessions, oldest first: 751 of them."""
-    return map(str, sessions.between(date(2022, 1, 3), date(2024, 12, 31)))
+    """Sessions, oldest first: 2,516 of them."""
+    return map(str, sessions.between(date(2015, 1, 2), date(2024, 12, 31)))
 
 
 def run_day(home: str, day: str) -> list[str]:
@@ -128,33 +119,40 @@ def whole_process(plan: Plan) -> dict[str, Cost]:
     return interleaved(runs, plan.repetitions)
 
 
-def growth(plan: Plan) -> tuple[dict[str, Cost], dict[int, Size]]:
-    FORKS.set_forkserver_preload(PRELOADED)
+def growth(plan: Plan) -> tuple[dict[str, Cost], dict[int, Size], dict[int, float]]:
+    """What a day costs in an old and a young warehouse; by day, the old one's size, and the bytes of metadata of a day."""
     old, young = days(), days()
-    sizes = {}
-    for number in range(1, plan.days - plan.turns + 1):
-        forked("old", next(old))
-        if number in plan.sized:
-            sizes[number] = size("old")
-    forked("young", next(young))
-    runs = {"maang": lambda: forked("old", next(old)), "peer": lambda: forked("young", next(young))}
-    costs = interleaved(runs, plan.turns)
-    return costs, sizes | {plan.days: size("old")}
+    sizes: dict[int, Size] = {}
+    written: list[int] = []
+
+    def next_old() -> Cost:
+        before = metadata("old")
+        cost = one_day("old", next(old))
+        written.append(sum(size for path, size in metadata("old").items() if path not in before))
+        if len(written) in (*plan.sized, plan.days):
+            sizes[len(written)] = size("old")
+        return cost
+
+    for _ in range(plan.days - plan.turns):
+        next_old()
+    for _ in range(plan.young - plan.turns):
+        one_day("young", next(young))
+    costs = interleaved({"maang": next_old, "peer": lambda: one_day("young", next(young))}, plan.turns)
+    return costs, sizes, {day: statistics.median(written[max(day - plan.turns, 0) : day]) for day in sizes}
 
 
-def forked(home: str, day: str) -> Cost:
-    with FORKS.Pool(1) as pool:
-        return pool.apply(in_this_process, (run_day(home, day),))
+def metadata(home: str) -> dict[Path, int]:
+    """The metadata files of the two tables, with their sizes. No file is ever written twice."""
+    return {path: path.stat().st_size for path in Path(home, "warehouse").glob("*/*/metadata/*")}
 
 
-def in_this_process(argv: list[str]) -> Cost:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
-        wall, cpu = time.perf_counter(), time.process_time()
-        code = main(argv)
-        cost = Cost(time.perf_counter() - wall, time.process_time() - cpu)
-    if code:
-        raise RuntimeError(f"maang {' '.join(argv)} ended with {code}: {said.getvalue()}")
-    return cost
+def one_day(home: str, day: str) -> Cost:
+    return forked(maang, run_day(home, day))
+
+
+def growth_label(plan: Plan) -> str:
+    ends = (plan.days - plan.turns + 1, plan.days, plan.young - plan.turns + 1, plan.young)
+    return "run-day, days {:,}-{:,} / {}-{}, imports aside".format(*ends)
 
 
 def size(home: str) -> Size:
@@ -200,13 +198,13 @@ def print_sizes(sizes: dict[int, Size]) -> None:
 
 
 def measure(plan: Plan) -> None:
+    FORKS.set_forkserver_preload(list(PRELOADED))
     print(machine(PACKAGES), flush=True)
     started = time.perf_counter()
     rows = {"--help / a bare Typer app": (start_up(plan), "1.5")}
     rows["run-day / imports and commits by hand"] = (whole_process(plan), "1.3")
-    costs, sizes = growth(plan)
-    label = f"run-day, days {plan.days - plan.turns + 1}-{plan.days} / 2-{plan.turns + 1}, imports aside"
-    rows[label] = (costs, "1.2")
+    costs, sizes, _ = growth(plan)
+    rows[growth_label(plan)] = (costs, "1.2")
     print()
     print_costs(rows)
     repetitions = f"{plan.repetitions}, {plan.repetitions} and {plan.turns}"
