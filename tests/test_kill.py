@@ -213,8 +213,8 @@ class Forker:
         assert code is None or isinstance(code, int | str)
         return Ended(code, self._logs[pid].read_text())
 
-    def run(self, *argv: str, at: int | None = None) -> Ended:
-        return self.wait(self.start(*argv, at=at))
+    def run(self, *argv: str, at: int | None = None, send: int = signal.SIGKILL) -> Ended:
+        return self.wait(self.start(*argv, at=at, send=send))
 
     def watch(self, *argv: str) -> tuple[list[int], list[str]]:
         """Run to the end; how many events there were, then which of them are near the disk; and the modules in use."""
@@ -438,6 +438,36 @@ def test_a_backfill_that_is_killed_at_any_moment_is_finished_by_the_next(
         codes = [code for share in pool.map(kill_some, range(len(forkers))) for code in share]
     assert set(codes) <= {-signal.SIGKILL, 0}
     assert codes.count(-signal.SIGKILL) > len(codes) * 0.9
+
+
+@pytest.mark.parametrize(
+    ("send", "code", "said"),
+    [(signal.SIGINT, ExitCode.INTERRUPTED, "interrupted"), (signal.SIGTERM, ExitCode.TERMINATED, "terminated")],
+)
+def test_a_backfill_that_is_interrupted_at_any_moment_leaves_nothing_half_done_and_says_how_to_go_on(
+    polygon: PolygonServer, forkers: list[Forker], home: Path, send: int, code: ExitCode, said: str
+) -> None:
+    serve_bars(polygon, RANGE)
+    forker, place = forkers[0], Place(home)
+    run = backfill_of(RANGE, home)
+    (total, *near_disk), _ = forker.watch(*run)
+    before, after = dict.fromkeys(STAMPS), place.tables()
+    # The handler is not there yet at the very first of them.
+    points = moments(total, near_disk, 20)[1:]
+    ended = []
+    for at in points:
+        place.restore()
+        ended.append(forker.run(*run, at=at, send=send))
+        what = f"interrupted at {at}"
+        must_be_between(place.tables(), before, after, what)
+        if ended[-1].code:
+            told = [f"error: {said}; what was published stays whole", "hint: run the same command again to finish"]
+            assert (ended[-1].code, ended[-1].err.splitlines()[-2:]) == (code, told), what
+        assert not (home / "warehouse").exists() or unreachable(home) == [], what
+        assert forker.run(*run).code == 0, what
+        assert values(place.tables()) == values(after), what
+        must_be_tidy(home, what)
+    assert [each.code for each in ended].count(code) > len(ended) * 0.8
 
 
 # Two at once
