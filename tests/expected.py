@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,8 +10,9 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
 from functools import cache
+from pathlib import Path
 
-from tests.polygon_server import session_end
+from tests.polygon_server import Digits, PolygonServer, grouped, session_end
 
 WINDOW = 7
 LARGEST_VOLATILITY = Decimal("999999.9999")
@@ -122,14 +124,27 @@ def by_key(rows: Iterable[Row], *, without: str) -> dict[Key, Row]:
     return found
 
 
+def wire(bar: Bar) -> dict[str, object]:
+    """The bar as the vendor sends it in a grouped answer, each number digit by digit as the bar has it."""
+    texts = {"o": bar.open, "h": bar.high, "l": bar.low, "c": bar.close, "v": bar.volume, "vw": bar.vwap, "n": bar.transactions}
+    numbers = {key: Digits(text) for key, text in texts.items() if text is not None}
+    return {"T": bar.ticker, "t": session_end(bar.date), **numbers}
+
+
 def answer(bars: Iterable[Bar]) -> bytes:
-    """A grouped answer that holds these bars, each number digit by digit as the bar has it."""
-    rows = [_json(bar) for bar in bars]
-    head = f'{{"queryCount":{len(rows)},"resultsCount":{len(rows)},"adjusted":false,"status":"OK","results":['
-    return f"{head}{','.join(rows)}]}}".encode()
+    """A grouped answer that holds these bars."""
+    return grouped([wire(bar) for bar in bars])
 
 
-def _json(bar: Bar) -> str:
-    numbers = {"o": bar.open, "h": bar.high, "l": bar.low, "c": bar.close, "v": bar.volume, "vw": bar.vwap, "n": bar.transactions}
-    given = "".join(f',"{key}":{value}' for key, value in numbers.items() if value is not None)
-    return f'{{"T":"{bar.ticker}","t":{session_end(bar.date)}{given}}}'
+def serve(polygon: PolygonServer, bars: Iterable[Bar]) -> list[date]:
+    """Have Polygon serve the bars; returns their sessions, in order."""
+    polygon.days = {}
+    for bar in bars:
+        polygon.days.setdefault(bar.date, []).append(wire(bar))
+    return sorted(polygon.days)
+
+
+def market_bars(market: Path) -> list[Bar]:
+    """Real bars: 125 sessions of META, AAPL, AMZN, NFLX and GOOGL."""
+    with (market / "daily_bars_2025H2.csv").open(newline="") as file:
+        return [Bar(date=date.fromisoformat(row.pop("date")), **row) for row in csv.DictReader(file)]

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import date
@@ -285,32 +280,6 @@ def test_two_backfills_of_overlapping_ranges_may_run_at_once(
     assert failures == []
     found = status(maang)
     assert (found["whole"], found["staging"]) == (True, [])
-
-
-def test_a_run_that_is_killed_at_any_moment_is_finished_by_the_next(
-    maang: Maang, market_open: PolygonServer, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    maang("backfill", *RANGE, *OURS)
-    at_once = tables(maang)
-    monkeypatch.setenv("MAANG_SCHEMA", "killed")
-    chance = random.Random(11)
-    program = "from maang_cli import backfill, cli; backfill.BATCH_ROWS = 6; raise SystemExit(cli.main())"
-    for _ in range(4):
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, "backfill", *RANGE, *OURS], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        seen = len(market_open.requests)
-        while process.poll() is None and len(market_open.requests) == seen:
-            time.sleep(0.01)
-        time.sleep(chance.random())
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert maang("backfill", *RANGE, *OURS).code == 0
-    assert tables(maang) == at_once
-    found = status(maang)
-    assert (found["whole"], found["staging"]) == (True, [])
-    folders = {path.name for path in (home / "warehouse" / "killed").iterdir()}
-    assert folders == {"daily_stock_prices", "daily_stock_prices_cumulative"}
 
 
 def test_status_of_an_empty_warehouse_says_what_to_do(maang: Maang) -> None:

@@ -1,4 +1,4 @@
-"""A `run-day` that is killed, and two of them at once: the tables are as before or as after, and a re-run finishes the rest.
+"""A run that is killed or interrupted, and two at once: a session is as before or as after, and a re-run finishes the rest.
 
 The runs are forked from a process that has imported everything, so that each of them takes a fraction of a second.
 """
@@ -29,7 +29,7 @@ from typing import Any, Self
 import pytest
 from pyiceberg.exceptions import NoSuchTableError
 
-from maang_cli import pipeline, sessions
+from maang_cli import backfill, pipeline, sessions
 from maang_cli.cli import main
 from maang_cli.errors import ExitCode
 from maang_cli.sources.sample import SampleSource
@@ -38,7 +38,9 @@ from tests.polygon_server import PolygonServer, row
 from tests.warehouses.conftest import MONDAY, TUESDAY, WEDNESDAY, Row, rows_on_disk, unreachable, without_stamp
 
 POINTS = 40
-"""Kills for each state to start from."""
+"""Kills of a day for each state to start from."""
+BATCH_ROWS = 6
+"""Of a backfill, so that a short range takes several batches."""
 TICKERS = ("AAPL", "META", "NFLX")
 PRODUCTION, CUMULATIVE = "maang.daily_stock_prices", "maang.daily_stock_prices_cumulative"
 STAMPS = {PRODUCTION: "insertion_timestamp", CUMULATIVE: "updated_at"}
@@ -103,6 +105,7 @@ def _child(job: Job) -> int:
     os.environ.update(job.env)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    backfill.BATCH_ROWS = BATCH_ROWS
     touching_disk = [0] if job.notes else None
     if job.at or job.notes:
         profile = _counted(job.at, job.send, touching_disk)
@@ -210,8 +213,8 @@ class Forker:
         assert code is None or isinstance(code, int | str)
         return Ended(code, self._logs[pid].read_text())
 
-    def run(self, *argv: str, at: int | None = None) -> Ended:
-        return self.wait(self.start(*argv, at=at))
+    def run(self, *argv: str, at: int | None = None, send: int = signal.SIGKILL) -> Ended:
+        return self.wait(self.start(*argv, at=at, send=send))
 
     def watch(self, *argv: str) -> tuple[list[int], list[str]]:
         """Run to the end; how many events there were, then which of them are near the disk; and the modules in use."""
@@ -281,8 +284,12 @@ def run_day(day: date, home: Path, tickers: Sequence[str] = TICKERS) -> tuple[st
     return ("run-day", "--date", str(day), "--home", str(home), "--tickers", ",".join(tickers))
 
 
-def serve_bars(polygon: PolygonServer) -> None:
-    polygon.days = {day: [row(ticker, day) for ticker in TICKERS] for day in (TUESDAY, WEDNESDAY)}
+def backfill_of(days: Sequence[date], home: Path) -> tuple[str, ...]:
+    return ("backfill", "--from", str(days[0]), "--to", str(days[-1]), "--home", str(home), "--tickers", ",".join(TICKERS))
+
+
+def serve_bars(polygon: PolygonServer, days: Sequence[date] = (TUESDAY, WEDNESDAY)) -> None:
+    polygon.days = {day: [row(ticker, day, v=1000 + day.day) for ticker in TICKERS] for day in days}
 
 
 def publish_other_bars(home: Path, days: Sequence[date], keep_snapshots: int) -> None:
@@ -313,6 +320,11 @@ STATES = {
 def spread(numbers: Sequence[int], most: int) -> list[int]:
     """About `most` of the numbers, evenly spread."""
     return list(numbers)[:: max(len(numbers) // most, 1)]
+
+
+def moments(total: int, near_disk: Sequence[int], number: int) -> list[int]:
+    """About so many points of a run, half of them near the disk."""
+    return spread(range(1, total), number // 2) + spread(near_disk, number // 2)
 
 
 def must_be_tidy(home: Path, what: str) -> None:
@@ -358,13 +370,104 @@ def test_a_killed_day_is_as_before_or_as_after_and_is_run_again(
         (total, *near_disk), _ = forker.watch(*run_day(TUESDAY, place.home))
         after = place.tables()
         assert all(values(before)[name] != values(after)[name] for name in STAMPS)
-        points = spread(range(1, total), state.points // 2) + spread(near_disk, state.points // 2)
-        return kill_and_run_again(forker, place, points[number :: len(forkers)], before, after)
+        points = moments(total, near_disk, state.points)[number :: len(forkers)]
+        return kill_and_run_again(forker, place, points, before, after)
 
     with ThreadPoolExecutor(len(forkers)) as pool:
         codes = [code for share in pool.map(kill_some, range(len(forkers))) for code in share]
     assert set(codes) <= {-signal.SIGKILL, 0}
     assert codes.count(-signal.SIGKILL) > len(codes) * 0.9
+
+
+# Many sessions
+
+
+RANGE = sessions.between(MONDAY, date(2025, 10, 16))
+HELD = {
+    "an-empty-home": State([], points=30),
+    # Fetched by session, not by ticker; the windows of what is there are made anew.
+    "a-range-with-holes": State([RANGE[1]], points=20),
+}
+
+
+def by_session(rows: Sequence[Row] | None) -> dict[object, list[Row]]:
+    found: dict[object, list[Row]] = {}
+    for line in without_stamp(rows or [], STAMPS[PRODUCTION]):
+        found.setdefault(line["date"], []).append(line)
+    return found
+
+
+def must_be_between(seen: Tables, before: Tables, after: Tables, what: str) -> None:
+    """Each session's bars are as before or as after, and there is no window without its bar."""
+    old, now, new = (by_session(tables[PRODUCTION]) for tables in (before, seen, after))
+    for day in RANGE:
+        assert now.get(day) in (old.get(day), new.get(day)), f"{day} is neither as before nor as after, {what}"
+    held = {(line["ticker"], line["date"]) for line in seen[PRODUCTION] or []}
+    assert {(line["ticker"], line["date"]) for line in seen[CUMULATIVE] or []} <= held, what
+
+
+@pytest.mark.parametrize("state", [pytest.param(state, id=name) for name, state in HELD.items()])
+def test_a_backfill_that_is_killed_at_any_moment_is_finished_by_the_next(
+    polygon: PolygonServer, forkers: list[Forker], home: Path, state: State
+) -> None:
+    serve_bars(polygon, RANGE)
+
+    def kill_some(number: int) -> list[int | str | None]:
+        """One forker's share of the points."""
+        forker, place = forkers[number], Place(home / str(number))
+        run = backfill_of(RANGE, place.home)
+        publish_other_bars(place.home, state.days, state.keep_snapshots)
+        place.keep()
+        before = place.tables()
+        (total, *near_disk), _ = forker.watch(*run)
+        after = place.tables()
+        assert {line["date"] for line in after[CUMULATIVE] or []} == set(RANGE)
+        codes = []
+        for at in moments(total, near_disk, state.points)[number :: len(forkers)]:
+            place.restore()
+            codes.append(forker.run(*run, at=at).code)
+            must_be_between(place.tables(), before, after, f"killed at {at}")
+            for again in (run, ("status", *run[1:])):
+                ended = forker.run(*again)
+                assert ended.code == 0, f"killed at {at}: {ended.err}"
+            assert values(place.tables()) == values(after), f"killed at {at}"
+            must_be_tidy(place.home, f"killed at {at}")
+        return codes
+
+    with ThreadPoolExecutor(len(forkers)) as pool:
+        codes = [code for share in pool.map(kill_some, range(len(forkers))) for code in share]
+    assert set(codes) <= {-signal.SIGKILL, 0}
+    assert codes.count(-signal.SIGKILL) > len(codes) * 0.9
+
+
+@pytest.mark.parametrize(
+    ("send", "code", "said"),
+    [(signal.SIGINT, ExitCode.INTERRUPTED, "interrupted"), (signal.SIGTERM, ExitCode.TERMINATED, "terminated")],
+)
+def test_a_backfill_that_is_interrupted_at_any_moment_leaves_nothing_half_done_and_says_how_to_go_on(
+    polygon: PolygonServer, forkers: list[Forker], home: Path, send: int, code: ExitCode, said: str
+) -> None:
+    serve_bars(polygon, RANGE)
+    forker, place = forkers[0], Place(home)
+    run = backfill_of(RANGE, home)
+    (total, *near_disk), _ = forker.watch(*run)
+    before, after = dict.fromkeys(STAMPS), place.tables()
+    # The handler is not there yet at the very first of them.
+    points = moments(total, near_disk, 20)[1:]
+    ended = []
+    for at in points:
+        place.restore()
+        ended.append(forker.run(*run, at=at, send=send))
+        what = f"interrupted at {at}"
+        must_be_between(place.tables(), before, after, what)
+        if ended[-1].code:
+            told = [f"error: {said}; what was published stays whole", "hint: run the same command again to finish"]
+            assert (ended[-1].code, ended[-1].err.splitlines()[-2:]) == (code, told), what
+        assert not (home / "warehouse").exists() or unreachable(home) == [], what
+        assert forker.run(*run).code == 0, what
+        assert values(place.tables()) == values(after), what
+        must_be_tidy(home, what)
+    assert [each.code for each in ended].count(code) > len(ended) * 0.8
 
 
 # Two at once

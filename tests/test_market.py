@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -12,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from maang_cli import pipeline, settings
+from maang_cli import backfill, pipeline, settings
 from maang_cli.pipeline import Request
 from maang_cli.warehouses import WAREHOUSES
 from tests import expected
@@ -22,13 +21,6 @@ from tests.polygon_server import PolygonServer
 
 TICKERS = "META,AAPL,AMZN,NFLX,GOOGL"
 NFLX_SPLIT = date(2025, 11, 17)
-SESSIONS = expected.run_of(date(2025, 10, 20), 30)
-"""20 October to 1 December: the split has a whole window on either side; Thanksgiving and the early close after it are in it."""
-
-
-def csv_bars(market: Path) -> list[Bar]:
-    with (market / "daily_bars_2025H2.csv").open(newline="") as file:
-        return [Bar(date=date.fromisoformat(row.pop("date")), **row) for row in csv.DictReader(file)]
 
 
 def recorded_bars(path: Path, ticker: str) -> list[Bar]:
@@ -41,15 +33,6 @@ def recorded_bar(row: dict[str, str], ticker: str) -> Bar:
     keys = {"open": "o", "high": "h", "low": "l", "close": "c", "volume": "v", "vwap": "vw", "transactions": "n"}
     day = datetime.fromtimestamp(int(row["t"]) // 1000, UTC).astimezone(ZoneInfo("America/New_York")).date()
     return Bar(row.get("T") or row.get("symbol") or ticker, day, **{name: row[key] for name, key in keys.items()})
-
-
-def serve(polygon: PolygonServer, bars: Iterable[Bar]) -> list[date]:
-    """Serves the bars, and returns their sessions."""
-    days: dict[date, list[Bar]] = {}
-    for bar in bars:
-        days.setdefault(bar.date, []).append(bar)
-    polygon.bodies = {day: expected.answer(rows) for day, rows in days.items()}
-    return sorted(days)
 
 
 def tables(days: Sequence[date], tickers: str) -> tuple[dict[expected.Key, expected.Row], dict[expected.Key, expected.Row]]:
@@ -65,17 +48,24 @@ def tables(days: Sequence[date], tickers: str) -> tuple[dict[expected.Key, expec
     )
 
 
-def test_30_sessions_in_a_row_equal_the_recomputation_nflx_split_included(
-    market: Path, polygon: PolygonServer, maang: Maang
+def test_a_backfill_of_125_sessions_equals_125_days_one_by_one_and_the_recomputation(
+    market: Path, polygon: PolygonServer, maang: Maang, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bars = [bar for bar in csv_bars(market) if bar.date in SESSIONS]
-    assert len(bars) == 5 * len(SESSIONS)
-    assert NFLX_SPLIT in SESSIONS[7:-7]
-    serve(polygon, bars)
-    for day in SESSIONS:
+    bars = expected.market_bars(market)
+    days = expected.serve(polygon, bars)
+    assert (len(days), NFLX_SPLIT in days[7:-7]) == (125, True)
+    monkeypatch.setattr(backfill, "BATCH_ROWS", 100)
+    done = maang("backfill", "--from", str(days[0]), "--to", str(days[-1]), "--tickers", TICKERS, "--json")
+    assert done.code == 0, done.err
+    assert (len(json.loads(done.out)["published"]), json.loads(done.out)["calls"]) == (125, 5)
+    at_once = tables(days, TICKERS)
+    assert at_once == (expected.production(bars), expected.cumulative(bars))
+
+    monkeypatch.setenv("MAANG_SCHEMA", "one_by_one")
+    for day in days:
         outcome = maang("run-day", "--date", str(day), "--tickers", TICKERS)
         assert outcome.code == 0, outcome.err
-    assert tables(SESSIONS, TICKERS) == (expected.production(bars), expected.cumulative(bars))
+    assert tables(days, TICKERS) == at_once
 
     shown = maang("show", "--date", str(NFLX_SPLIT), "--table", "cumulative", "--tickers", "NFLX", "--json")
     [row] = json.loads(shown.out)["rows"]
@@ -97,7 +87,7 @@ def test_recorded_bars_equal_the_recomputation(
     name: str, tickers: str, market: Path, polygon: PolygonServer, maang: Maang
 ) -> None:
     bars = recorded_bars(market / "recorded" / f"{name}.json", tickers)
-    days = serve(polygon, bars)
+    days = expected.serve(polygon, bars)
     for day in days:
         outcome = maang("run-day", "--date", str(day), "--tickers", tickers)
         assert outcome.code == 0, outcome.err

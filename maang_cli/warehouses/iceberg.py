@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import sqlalchemy
@@ -153,6 +153,11 @@ class Store:
             except NamespaceAlreadyExistsError:
                 return False
             return True
+
+    def sweep(self) -> None:
+        """Remove what a killed writer left, for a run that may have nothing to write; a writer that is at work is let be."""
+        with translated(self.root), suppress(Timeout), self._lock.acquire(timeout=0):
+            self._note.sweep(self.root, self.catalog)
 
     def load(self, name: str) -> IcebergTable | None:
         """The table as it is now; None when it is not there."""

@@ -57,6 +57,7 @@ class LocalWarehouse:
         return f"{self._store.schema}.{table.name}"
 
     def create_schema(self) -> bool:
+        self._store.sweep()
         return self._store.create_schema()
 
     def has_schema(self) -> bool:

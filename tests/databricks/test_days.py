@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Callable
@@ -16,9 +15,10 @@ from maang_cli import settings
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Table
 from maang_cli.warehouses import WAREHOUSES
 from maang_cli.warehouses.base import Query, Read
+from tests import expected
 from tests.conftest import Maang
 from tests.databricks.server import Fault, StandIn
-from tests.polygon_server import PolygonServer, grouped, row
+from tests.polygon_server import PolygonServer, row
 
 TICKERS = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
 DAY = date(2025, 10, 14)
@@ -44,23 +44,6 @@ def assert_same_tables() -> None:
         assert there.num_rows
 
 
-def serve_market(polygon: PolygonServer, market: Path, sessions: int) -> list[date]:
-    """The real bars of the first sessions, digit by digit as the file has them."""
-    with (market / "daily_bars_2025H2.csv").open() as file:
-        bars = list(csv.DictReader(file))
-    days = sorted({date.fromisoformat(bar["date"]) for bar in bars})[:sessions]
-    for day in days:
-        results = [
-            row(bar["ticker"], day, o=bar["open"], h=bar["high"], l=bar["low"], c=bar["close"], v=bar["volume"])
-            | {"vw": bar["vwap"], "n": int(bar["transactions"])}
-            for bar in bars
-            if bar["date"] == str(day)
-        ]
-        body = re.sub(rb'"(o|h|l|c|v|vw)": "([\d.]+)"', rb'"\1": \2', grouped(results))
-        polygon.bodies[day] = body
-    return days
-
-
 def one_day(polygon: PolygonServer, day: date = DAY) -> None:
     polygon.days[day] = [row(ticker, day, c=10 + number / 4) for number, ticker in enumerate(TICKERS)]
 
@@ -76,7 +59,7 @@ def kind(statement: str) -> str:
 def test_nine_sessions_of_real_bars_end_with_the_laptops_tables_and_keep_to_the_budget(
     databricks: StandIn, polygon: PolygonServer, market: Path, maang: Maang
 ) -> None:
-    days = serve_market(polygon, market, 9)
+    days = expected.serve(polygon, expected.market_bars(market))[:9]
     for number, day in enumerate(days):
         databricks.statements.clear()
         databricks.sessions.clear()

@@ -111,3 +111,18 @@ def test_a_long_history_leaves_nothing_behind(home: Path) -> None:
         snapshot = catalog.load_table("maang.daily_stock_prices").current_snapshot()
         assert snapshot is not None
         assert len(list((home / "warehouse/maang/daily_stock_prices/metadata").iterdir())) < len(days) + 2 * 10
+
+
+def test_a_drop_that_was_cut_short_is_finished_by_a_run_that_has_nothing_to_write(home: Path) -> None:
+    with closing(LocalWarehouse(home, "maang", 100)) as killed, closing(LocalWarehouse(home, "maang", 100)) as other:
+        killed.stage(STAGING, staged([]))
+        with killed._store.writing(STAGING.name):
+            killed._store.catalog.drop_table(("maang", STAGING.name))
+            note = home / "warehouse/write.json"
+            left = note.read_text()
+            assert not other.create_schema()
+            assert note.read_text() == left
+        note.write_text(left)
+        assert {f"maang/{STAGING.name}", "write.json"} < set(unreachable(home))
+        assert not other.create_schema()
+    assert unreachable(home) == []
