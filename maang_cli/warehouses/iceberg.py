@@ -11,12 +11,12 @@ Layout, under one folder:
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import sqlalchemy
-import sqlalchemy.exc
 from filelock import FileLock, Timeout
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -46,6 +46,11 @@ if TYPE_CHECKING:
     from pyiceberg.table import Transaction
 
     from maang_cli.tables import Table
+
+SQLITE_SECONDS = 60
+"""How long SQLite waits for another process that writes to the catalog."""
+SQLITE_TABLES = 2
+"""Of a SqlCatalog: `iceberg_tables` and `iceberg_namespace_properties`."""
 
 LOCK_SECONDS = 120
 """How long a writer waits for another; one write takes a fraction of a second."""
@@ -120,21 +125,14 @@ class Store:
                     f"{catalog} is gone, and there are tables beside it: a new catalog would not know them",
                     hint=f"restore {catalog}, or give MAANG_HOME another folder",
                 )
-            self.catalog = self._open_or_create(catalog)
-
-    def _open_or_create(self, catalog: Path) -> LocalCatalog:
-        # Two processes that create SQLite's tables at once trip over each other, and so does one that sees half of them.
-        if catalog.exists():
-            try:
-                return self._open()
-            except sqlalchemy.exc.OperationalError as exc:
-                if "already exists" not in str(exc):
-                    raise
-        with self._locked():
-            return self._open()
+            if _is_whole(catalog):
+                self.catalog = self._open()
+            else:
+                with self._locked():  # two processes that create SQLite's tables at once trip over each other
+                    self.catalog = self._open()
 
     def _open(self) -> LocalCatalog:
-        uri = sqlalchemy.URL.create("sqlite", database=str(self.root / "catalog.db"), query={"timeout": "60"})
+        uri = sqlalchemy.URL.create("sqlite", database=str(self.root / "catalog.db"), query={"timeout": str(SQLITE_SECONDS)})
         return LocalCatalog("maang", self._note.will_write, uri=uri.render_as_string(), warehouse=_location(self.root))
 
     def close(self) -> None:
@@ -302,3 +300,15 @@ class Store:
             yield
         finally:
             self._lock.release()
+
+
+def _is_whole(catalog: Path) -> bool:
+    """Whether SQLite's tables are all there; of a damaged file too, which the catalog itself finds and tells."""
+    if not catalog.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(catalog, timeout=SQLITE_SECONDS)) as opened:
+            found = opened.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name LIKE 'iceberg%'")
+            return bool(found.fetchone()[0] == SQLITE_TABLES)
+    except sqlite3.Error:
+        return True
