@@ -24,6 +24,7 @@ from maang_cli.warehouses import litter
 from maang_cli.warehouses.base import Forbidden, Query, Replaced, Size, TableMissing, Tidied
 from maang_cli.warehouses.disk_errors import FileGone, translated
 from maang_cli.warehouses.iceberg import Overtaken, Store
+from maang_cli.warehouses.merge import OUTCOME, merge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("maang")
 
 EPOCH = date(1970, 1, 1)
-OUTCOME = "maang: outcome"
 NAME_MAPPING = "schema.name-mapping.default"
 """The property of a table that took in files without field ids."""
 ATTEMPTS = 10
@@ -128,7 +128,7 @@ class LocalWarehouse:
                         raise Forbidden
                     new = self._run(query, holes).cast(_fields(table, table.values))
                     old, tasks = _partitions(target, set(sessions))
-                    merged = self._merge(table, old, new, tickers)
+                    merged = merge(table, old, new, tickers, self._run_on)
                     if days := _changed_days(merged):
                         rows = merged.filter(_published(merged, days)).select(old.column_names).cast(old.schema)
                         old_files = [task.file for task in tasks if _day_of(task.file) in days]
@@ -238,39 +238,8 @@ class LocalWarehouse:
         counts = {row["values"]: row["counts"] for row in pc.value_counts(merged[OUTCOME]).to_pylist()}
         return Replaced(self.full_name(table), *(counts.get(name, 0) for name in ("inserted", "updated", "deleted", "unchanged")))
 
-    def _merge(self, table: Table, old: pa.Table, new: pa.Table, tickers: Sequence[str]) -> pa.Table:
-        """Old and new rows side by side, as `old`'s columns and an `outcome`.
-
-        inserted, updated, unchanged: a row of `new`, with the stamp that it keeps or gets; deleted: asked for and not in `new`,
-        or a second copy; carried: a row of another ticker.
-        """
-        own = [column.name for column in table.columns]
-        numbered = old.select(own).append_column("place", pa.array(range(old.num_rows), pa.int64()))
-        now = f"TIMESTAMPTZ '{datetime.now(UTC).isoformat()}'"
-        differs = " OR ".join(f"n.{name} IS DISTINCT FROM o.{name}" for name in table.values)
-        text = f"""
-WITH asked AS (SELECT ticker FROM (VALUES {sql.rows(map(sql.string, tickers))}) AS a(ticker)),
-old AS (
-  SELECT *, row_number() OVER (PARTITION BY ticker, date ORDER BY {table.stamp}) AS copy FROM {{old}}
-)
-SELECT
-  {", ".join(f"n.{name}" for name in table.values)},
-  CASE WHEN o.ticker IS NULL OR {differs} THEN {now} ELSE o.{table.stamp} END AS {table.stamp},
-  o.place,
-  CASE WHEN o.ticker IS NULL THEN 'inserted' WHEN {differs} THEN 'updated' ELSE 'unchanged' END AS outcome
-FROM {{new}} AS n LEFT JOIN old AS o ON o.ticker = n.ticker AND o.date = n.date AND o.copy = 1
-UNION ALL
-SELECT
-  {", ".join(f"o.{name}" for name in (*table.values, table.stamp))},
-  o.place,
-  CASE WHEN o.ticker IN (SELECT ticker FROM asked) THEN 'deleted' ELSE 'carried' END
-FROM old AS o LEFT JOIN {{new}} AS n ON o.ticker = n.ticker AND o.date = n.date
-WHERE n.ticker IS NULL OR o.copy > 1
-ORDER BY date, ticker"""
-        merged = self._run(Query(text), {"old": self._relation("old", numbered), "new": self._relation("new", new)})
-        # A user's own columns, whatever their names, come along outside of SQL.
-        columns = [merged[name] if name in own else old[name].take(merged["place"]) for name in old.column_names]
-        return pa.table([*columns, merged["outcome"]], names=[*old.column_names, OUTCOME])
+    def _run_on(self, text: str, tables: dict[str, pa.Table]) -> pa.Table:
+        return self._run(Query(text), {hole: self._relation(hole, rows) for hole, rows in tables.items()})
 
 
 _LONG_LIST = re.compile(r"\(VALUES ((?:\('[^',]*'\), ){99,}\('[^',]*'\))\) AS (\w+)\((\w+)\)")

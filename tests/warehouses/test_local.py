@@ -253,8 +253,8 @@ class Overtaken(LocalWarehouse):
 
     meddles: Iterator[Meddle] = iter(())
 
-    def _merge(self, table: Table, old: pa.Table, new: pa.Table, tickers: Sequence[str]) -> pa.Table:
-        merged = super()._merge(table, old, new, tickers)
+    def _run_on(self, text: str, tables: dict[str, pa.Table]) -> pa.Table:
+        merged = super()._run_on(text, tables)
         if meddle := next(self.meddles, None):
             with open_catalog(self._store.root.parent) as catalog:
                 meddle(catalog.load_table(PRODUCTION_NAME))
