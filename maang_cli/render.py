@@ -108,7 +108,7 @@ class Narrator:
         """Whether the user wants it, asked on the terminal; False where there is none."""
         if not (sys.stdin.isatty() and self._console.is_terminal):
             return False
-        self._console.print(f"{escape(plan)}; go on? [y/N] ", end="")
+        self._console.print(Text(f"{plan}; go on? [y/N] "), end="", soft_wrap=True)  # in a string [y/N] would be markup
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
