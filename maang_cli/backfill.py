@@ -357,7 +357,7 @@ class _Clock:
         everything = todo.calls.number
         left: float | None = None
         if (pace := self._source.per_minute) and calls < everything:
-            left = (everything - calls) * 60 / pace
+            left = max(everything - max(calls, pace), 0) * 60 / pace  # as in the plan: a minute's calls don't wait
         elif self._sessions:
             spent = time.monotonic() - self._begun
             left = spent * (len(todo.holes.missing) - self._sessions) / self._sessions

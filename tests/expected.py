@@ -12,7 +12,7 @@ from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
 from functools import cache
 from pathlib import Path
 
-from tests.polygon_server import Digits, PolygonServer, grouped, session_end
+from tests.polygon_server import Digits, PolygonServer, session_end
 
 WINDOW = 7
 LARGEST_VOLATILITY = Decimal("999999.9999")
@@ -129,11 +129,6 @@ def wire(bar: Bar) -> dict[str, object]:
     texts = {"o": bar.open, "h": bar.high, "l": bar.low, "c": bar.close, "v": bar.volume, "vw": bar.vwap, "n": bar.transactions}
     numbers = {key: Digits(text) for key, text in texts.items() if text is not None}
     return {"T": bar.ticker, "t": session_end(bar.date), **numbers}
-
-
-def answer(bars: Iterable[Bar]) -> bytes:
-    """A grouped answer that holds these bars."""
-    return grouped([wire(bar) for bar in bars])
 
 
 def serve(polygon: PolygonServer, bars: Iterable[Bar]) -> list[date]:

@@ -145,30 +145,18 @@ class PolygonServer:
         if self.history is not None and last < self.history:
             return Answer(403, BEYOND)
         rows = [
-            row
-            for day in sorted(self.days.keys() | self.bodies.keys())
+            {key: value for key, value in bar.items() if key != "T"} | {"t": session_start(day)}
+            for day, bars in sorted(self.days.items())
             if first <= day <= last and (self.history is None or day >= self.history)
-            for row in self._bars(ticker, day)
+            for bar in bars
+            if bar["T"] == ticker
         ]
         size, start = min(self.page, int(asked["limit"][0])), int(asked.get("cursor", ["0"])[0])
         more = {}
         if start + size < len(rows):
             path = f"/v2/aggs/ticker/{ticker}/range/1/day/{first}/{last}?adjusted=false&limit={size}&cursor={start + size}"
             more = {"next_url": self.url + path}
-        page = rows[start : start + size]
-        head = json.loads(grouped([], ticker=ticker, resultsCount=len(page), queryCount=len(page), count=len(page), **more))
-        results = f', "results": [{", ".join(page)}]' if page else ""
-        return Answer(body=f"{json.dumps(head)[:-1]}{results}}}".encode())
-
-    def _bars(self, ticker: str, day: date) -> list[str]:
-        """The ticker's rows on a session as a range has them, their numbers digit by digit."""
-        body = self.bodies.get(day) or grouped(self.days[day])
-        found = re.findall(r'\{"T": ?"([^"]*)"([^}]*)\}', body.decode())
-        return [
-            re.sub(r'"t": ?\d+', f'"t": {session_start(day)}', values).replace(",", "{", 1) + "}"
-            for name, values in found
-            if name == ticker
-        ]
+        return Answer(body=grouped(rows[start : start + size], ticker=ticker, **more))
 
     def _send(self, handler: BaseHTTPRequestHandler, answer: Answer) -> None:
         handler.close_connection = answer.reset or answer.cut_after is not None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import date
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from maang_cli.sources import SOURCES
 from maang_cli.warehouses import WAREHOUSES
 from maang_cli.warehouses.base import Warehouse
 from tests.conftest import Maang
-from tests.polygon_server import PolygonServer, row
+from tests.polygon_server import Answer, PolygonServer, row
 
 DAYS = sessions.between(date(2025, 10, 1), date(2025, 10, 20))
 TICKERS = ("META", "AAPL", "AMZN")
@@ -131,13 +133,90 @@ def test_when_every_session_is_refused_the_code_is_3(maang: Maang, market_open: 
     assert f"{DAYS[0]} to {DAYS[-1]} refused (volume)" in done.err
 
 
-def test_sessions_before_the_plans_history_are_named_and_the_rest_is_done(maang: Maang, market_open: PolygonServer) -> None:
-    market_open.history = DAYS[5]
-    done = maang("backfill", *RANGE, *OURS)
-    assert done.code == 5
-    assert f"{DAYS[0]} to {DAYS[4]} 127.0.0.1" in done.err
-    assert "data timeframe" in done.err
-    assert {line["date"] for line in table(maang, "production")} == {str(day) for day in DAYS[5:]}
+# Few tickers are a call each for the whole range; more tickers than sessions are a call a session.
+NARROW, WIDE = TICKERS, tuple(f"T{number}" for number in range(len(DAYS) + 6))
+shapes = pytest.mark.parametrize("tickers", [NARROW, WIDE], ids=["range calls", "grouped calls"])
+
+
+def wide_open(polygon: PolygonServer, tickers: tuple[str, ...]) -> tuple[str, ...]:
+    """Have Polygon serve these tickers; returns the flag that asks for them."""
+    polygon.days = {day: [bar(ticker, day) for ticker in tickers] for day in DAYS}
+    return ("--tickers", ",".join(tickers))
+
+
+def held(maang: Maang, tickers: tuple[str, ...]) -> list[tuple[str, int]]:
+    """The sessions of both tables, with how many of the tickers; where both hold the same."""
+    counts = [Counter(line["date"] for line in table(maang, name, *tickers)) for name in ("production", "cumulative")]
+    assert counts[0] == counts[1]
+    return sorted(counts[0].items())
+
+
+@shapes
+def test_sessions_before_the_plans_history_are_named_and_the_rest_is_done(
+    tickers: tuple[str, ...], maang: Maang, polygon: PolygonServer
+) -> None:
+    ours = wide_open(polygon, tickers)
+    polygon.history = DAYS[5]
+    for published in (len(DAYS) - 5, 0):
+        done = maang("backfill", *RANGE, *ours, "--json")
+        assert (done.code, len(json.loads(done.out)["published"])) == (5, published)
+        assert f"5 of {len(DAYS)} sessions are not done: {DAYS[0]} to {DAYS[4]} 127.0.0.1" in done.err
+        assert "data timeframe" in done.err
+        assert [gap["session"] for gap in json.loads(done.out)["failed"]] == [str(day) for day in DAYS[:5]]
+        assert held(maang, tickers) == [(str(day), len(tickers)) for day in DAYS[5:]]
+
+
+@shapes
+def test_a_range_that_lies_before_the_plans_history_is_2(tickers: tuple[str, ...], maang: Maang, polygon: PolygonServer) -> None:
+    ours = wide_open(polygon, tickers)
+    polygon.history = date(2025, 11, 1)
+    done = maang("backfill", *RANGE, *ours)
+    assert (done.code, held(maang, tickers)) == (2, [])
+    assert f"{len(DAYS)} of {len(DAYS)} sessions are not done: {DAYS[0]} to {DAYS[-1]} 127.0.0.1" in done.err
+    assert "hint: ask for a session within the plan's history, or change the plan" in done.err
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["before the first byte", "in the middle of the answer"])
+@shapes
+def test_a_call_that_stalls_is_4_and_the_next_run_does_the_rest(
+    tickers: tuple[str, ...], whole: bool, maang: Maang, polygon: PolygonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAANG_RETRY_SECONDS", "0.5")
+    monkeypatch.setattr(backfill, "BATCH_ROWS", 3 * len(tickers))
+    ours = wide_open(polygon, tickers)
+    stalled = "AAPL" if tickers == NARROW else str(DAYS[7])
+    stall = Answer(delay=60) if whole else Answer(body=b"x" * 600, drip=0.1)
+    polygon.always = lambda path: stall if stalled in path else None
+    done = maang("backfill", *RANGE, *ours)
+    assert (done.code, "gave no usable answer within 0.5 s" in done.err) == (4, True)
+    # Ranges come before the first batch; the batch of a session that stalls is the third.
+    assert held(maang, tickers) == [(str(day), len(tickers)) for day in DAYS[: 0 if tickers == NARROW else 6]]
+    assert maang("status", *RANGE, *ours).code == 5
+    polygon.always = lambda path: None
+    polygon.requests.clear()
+    monkeypatch.setenv("MAANG_RETRY_SECONDS", "30")
+    assert maang("backfill", *RANGE, *ours).code == 0
+    assert len(polygon.requests) == (3 if tickers == NARROW else len(DAYS) - 6)
+    assert maang("status", *RANGE, *ours).code == 0
+
+
+@shapes
+def test_refusals_at_random_cost_time_and_nothing_else(
+    tickers: tuple[str, ...], maang: Maang, polygon: PolygonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAANG_RETRY_SECONDS", "30")
+    monkeypatch.setattr(backfill, "BATCH_ROWS", 3 * len(tickers))
+    ours = wide_open(polygon, tickers)
+    chance = random.Random(1)
+    polygon.always = lambda path: Answer(429, headers={"Retry-After": "0"}) if chance.random() < 0.4 else None
+    done = maang("backfill", *RANGE, *ours, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["calls"] == len(polygon.requests) > min(len(tickers), len(DAYS))
+    assert "HTTP 429; trying again in" in done.err
+    assert held(maang, tickers) == [(str(day), len(tickers)) for day in DAYS]
+    assert {line["ticker"]: line["volume"] for line in table(maang, "production", *tickers) if line["date"] == str(DAYS[3])} == {
+        ticker: int(Decimal(str(bar(ticker, DAYS[3])["v"])).quantize(Decimal(1), ROUND_HALF_UP)) for ticker in tickers
+    }
 
 
 def test_a_session_that_is_not_published_yet_is_4_and_the_rest_is_done(maang: Maang, market_open: PolygonServer) -> None:

@@ -773,13 +773,14 @@ def test_main_gives_signals_back_as_they_were(maang: Maang) -> None:
 # --- terminals
 
 
-def on_terminal(*argv: str, columns: int = 100, **env: str) -> tuple[int, str]:
-    """A run on a terminal of its own: its exit code and all that it wrote."""
+def on_terminal(*argv: str, columns: int = 100, typed: str = "", program: Sequence[str] = PROGRAM, **env: str) -> tuple[int, str]:
+    """A run on a terminal of its own, where `typed` waits to be read: its exit code and all that it wrote."""
     ours, its = pty.openpty()
     termios.tcsetwinsize(its, (40, columns))
+    os.write(ours, typed.encode())
     kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "TERM")}
     with subprocess.Popen(
-        [*PROGRAM, *argv], stdin=its, stdout=its, stderr=its, env=kept | {"TERM": "xterm-256color"} | env
+        [*program, *argv], stdin=its, stdout=its, stderr=its, env=kept | {"TERM": "xterm-256color"} | env
     ) as process:
         os.close(its)
         written = b""

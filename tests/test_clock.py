@@ -35,7 +35,8 @@ class Clock(datetime):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
     """Put in the place of the commands' own: a test can't set the machine's clock."""
-    monkeypatch.setattr("maang_cli.cli.datetime", Clock)
+    for module in ("cli", "command"):
+        monkeypatch.setattr(f"maang_cli.{module}.datetime", Clock)
     return Clock
 
 

@@ -106,6 +106,7 @@ def _child(job: Job) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     backfill.BATCH_ROWS = BATCH_ROWS
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
     touching_disk = [0] if job.notes else None
     if job.at or job.notes:
         profile = _counted(job.at, job.send, touching_disk)
@@ -327,9 +328,11 @@ def moments(total: int, near_disk: Sequence[int], number: int) -> list[int]:
     return spread(range(1, total), number // 2) + spread(near_disk, number // 2)
 
 
-def must_be_tidy(home: Path, what: str) -> None:
+def must_be_tidy(home: Path, what: str, *, started: bool = False) -> None:
+    """Nothing is there but both tables; `started`: or one of them, or none."""
     assert unreachable(home) == [], what
-    assert {path.name for path in (home / "warehouse/maang").iterdir()} == {name.split(".")[1] for name in STAMPS}, what
+    found, both = {path.name for path in (home / "warehouse/maang").iterdir()}, {name.split(".")[1] for name in STAMPS}
+    assert found <= both if started else found == both, what
 
 
 def kill_and_run_again(
@@ -453,7 +456,7 @@ def test_a_backfill_that_is_interrupted_at_any_moment_leaves_nothing_half_done_a
     (total, *near_disk), _ = forker.watch(*run)
     before, after = dict.fromkeys(STAMPS), place.tables()
     # The handler is not there yet at the very first of them.
-    points = moments(total, near_disk, 20)[1:]
+    points = moments(total, near_disk, 12)[1:]
     ended = []
     for at in points:
         place.restore()
@@ -463,7 +466,8 @@ def test_a_backfill_that_is_interrupted_at_any_moment_leaves_nothing_half_done_a
         if ended[-1].code:
             told = [f"error: {said}; what was published stays whole", "hint: run the same command again to finish"]
             assert (ended[-1].code, ended[-1].err.splitlines()[-2:]) == (code, told), what
-        assert not (home / "warehouse").exists() or unreachable(home) == [], what
+        if (home / "warehouse/maang").exists():
+            must_be_tidy(home, what, started=True)
         assert forker.run(*run).code == 0, what
         assert values(place.tables()) == values(after), what
         must_be_tidy(home, what)

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from maang_cli.render.lines import line
 
@@ -82,5 +83,5 @@ class Narrator:
         """Whether the user wants it, asked on the terminal; False where there is none."""
         if not (sys.stdin.isatty() and self._console.is_terminal):
             return False
-        self._console.print(f"{escape(plan)}; go on? [y/N] ", end="")
+        self._console.print(Text(f"{plan}; go on? [y/N] "), end="", soft_wrap=True)  # in a string [y/N] would be markup
         return sys.stdin.readline().strip().lower() in ("y", "yes")
