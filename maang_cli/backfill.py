@@ -90,8 +90,7 @@ class Plan:
     @property
     def seconds(self) -> float:
         """A guess: the calls at the key's pace, or the work of a small machine, whichever is longer."""
-        paced = max(self.calls.number - self.per_minute, 0) * 60 / self.per_minute if self.per_minute else 0.0
-        return max(paced, self.calls.number * 0.1 + self.rows / 50_000)
+        return max(_paced(self.calls.number, self.per_minute), self.calls.number * 0.1 + self.rows / 50_000)
 
 
 @dataclass(frozen=True)
@@ -343,6 +342,11 @@ def unpublished_query(staged: Table) -> Query:
     return Query(sql.text("unpublished", differs=differs), reads)
 
 
+def _paced(calls: int, per_minute: int | None) -> float:
+    """Seconds from the first call to the last at the key's pace: a minute's calls don't wait, those of the next minute do."""
+    return 60.0 * (max(calls - 1, 0) // per_minute) if per_minute else 0.0
+
+
 class _Clock:
     """Counts what is done, and guesses what is left."""
 
@@ -352,15 +356,18 @@ class _Clock:
         self._sessions = self._rows = 0
         self._before = source.calls
 
+    @property
+    def _spent(self) -> float:
+        return time.monotonic() - self._begun
+
     def tick(self) -> None:
         todo, calls = self._todo, self._source.calls - self._before
         everything = todo.calls.number
         left: float | None = None
         if (pace := self._source.per_minute) and calls < everything:
-            left = max(everything - max(calls, pace), 0) * 60 / pace  # as in the plan: a minute's calls don't wait
+            left = max(_paced(everything, pace) - self._spent, _paced(everything - calls, pace))
         elif self._sessions:
-            spent = time.monotonic() - self._begun
-            left = spent * (len(todo.holes.missing) - self._sessions) / self._sessions
+            left = self._spent * (len(todo.holes.missing) - self._sessions) / self._sessions
         self._tell(Tally(self._sessions, len(todo.holes.missing), self._rows, calls, max(everything, calls), left))
 
     def landed(self, batch: Batch, rows: int) -> None:
