@@ -19,15 +19,6 @@ from tests.polygon_server import KEY, PolygonServer
 __all__ = ["databricks", "spark"]
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist's own hook reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers share the tests (`-n 2 --dist loadgroup`), one of them has Spark, another a file at a time."""
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        on_spark = "databricks" in item.nodeid or "databricks" in fixtures
-        item.add_marker(pytest.mark.xdist_group("spark" if on_spark else str(item.path)))
-
-
 @dataclass(frozen=True)
 class Outcome:
     code: int
