@@ -22,9 +22,14 @@ def freshness(text: str) -> str:
     return re.sub(r"last finished \S+, next due \S+: \S+ 06:00 New York", finished, text)
 
 
+def without_sizes(text: str) -> str:
+    """`text` without what files take up, which differs by a few bytes from run to run, and without the columns' width for it."""
+    return re.sub(r" {2,}size", "  size", re.sub(r" +\d+\.\d [KM]B", "  SIZE", text))
+
+
 def masked(text: str, folder: Path) -> str:
     """`text` without what differs between two runs: times, ports, the path of `folder`; and without spaces at a line's end."""
-    text = freshness(text.replace(str(folder), "/FOLDER"))
+    text = without_sizes(freshness(text.replace(str(folder), "/FOLDER")))
     for pattern, mask in _MASKS:
         text = re.sub(pattern, mask, text)
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
