@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from timing import FORKS, PRELOADED, Cost, clean_environment, forked, interleaved, maang, machine, process
 
-from maang_cli import sessions
+from maang_cli import cli, sessions  # noqa: F401 - `cli` registers the commands
 from maang_cli.command import app
 
 if TYPE_CHECKING:
