@@ -211,7 +211,7 @@ def stale_query(tickers: Sequence[str], targets: Sequence[date]) -> Query:
         tickers=sql.rows(map(sql.string, tickers)),
         first_target=sql.day(targets[0]),
         last_target=sql.day(targets[-1]),
-        differs=" OR ".join(f"e.{name} IS DISTINCT FROM h.{name}" for name in CUMULATIVE.values[2:]),
+        differs=sql.differs("e", "h", CUMULATIVE.values[2:]),
     )
     return Query(text, {"production": read, "cumulative": Read(CUMULATIVE, (targets[0], targets[-1]))})
 
@@ -337,7 +337,7 @@ def unpublished(warehouse: Warehouse, table: Table) -> list[date]:
 
 def unpublished_query(staged: Table) -> Query:
     """The sessions of which production does not hold the staged rows as they are."""
-    differs = " OR ".join(f"s.{name} IS DISTINCT FROM p.{name}" for name in PRODUCTION.values[2:])
+    differs = sql.differs("s", "p", PRODUCTION.values[2:])
     reads = {"staging": Read(staged), "production": Read(PRODUCTION, staged_sessions(staged))}
     return Query(sql.text("unpublished", differs=differs), reads)
 

@@ -45,6 +45,11 @@ def day(value: date) -> str:
     return f"DATE '{value}'"
 
 
+def differs(left: str, right: str, columns: Iterable[str]) -> str:
+    """A condition: two relations' rows are distinct in any of these columns, at least one."""
+    return " OR ".join(f"{left}.{column} IS DISTINCT FROM {right}.{column}" for column in columns)
+
+
 def rows(values: Iterable[str]) -> str:
     """The body of a one-column VALUES."""
     return ", ".join(f"({value})" for value in values)

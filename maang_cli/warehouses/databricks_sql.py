@@ -69,7 +69,7 @@ class Replace:
         return f"(\n{sql.fill(self.unless.text, self._holes)}\n)" if self.unless else None
 
     def _differs(self, old: str, new: str) -> str:
-        return " OR ".join(f"{old}.{column} IS DISTINCT FROM {new}.{column}" for column in self.table.values)
+        return sql.differs(old, new, self.table.values)
 
     @property
     def kinds(self) -> str:
