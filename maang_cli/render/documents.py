@@ -18,7 +18,7 @@ from maang_cli.sessions import settled
 from maang_cli.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 def dumps(value: object) -> str:
@@ -47,7 +47,7 @@ def _(value: Audit) -> dict[str, Any]:
             }
             for outcome in value.results
         ],
-        "refused": _refused_sessions(value),
+        "refused": _refusals(value.refused),
         "absent": [asdict(row) for row in value.absent],
     }
 
@@ -62,14 +62,14 @@ def _(value: Checkup) -> dict[str, Any]:
     }
 
 
-def _refused_sessions(value: Audit) -> list[dict[str, Any]]:
-    return [{"session": day, "checks": list(names)} for day, names in value.refused.items()]
+def _refusals(refused: Mapping[date, Sequence[str]]) -> list[dict[str, Any]]:
+    return [{"session": day, "checks": list(names)} for day, names in refused.items()]
 
 
 @document.register(Published)
 def _(value: Published) -> dict[str, Any]:
     return asdict(value.replaced) | {
-        "refused": _refused_sessions(value.audit),
+        "refused": _refusals(value.audit.refused),
         "absent": [asdict(row) for row in value.absent],
     }
 
@@ -128,7 +128,7 @@ def _(value: Backfilled) -> dict[str, Any]:
         "production": asdict(value.production),
         "cumulative": asdict(value.cumulative),
         "calls": value.calls,
-        "refused": [{"session": day, "checks": list(names)} for day, names in value.refused.items()],
+        "refused": _refusals(value.refused),
         "failed": [{"session": day, "error": failure.message} for day, failure in value.failed.items()],
         "staging": value.kept,
         "absent": value.absent,

@@ -21,12 +21,12 @@ from maang_cli.sessions import settled
 from maang_cli.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
-    from maang_cli.warehouses.base import Tidied
+    from maang_cli.warehouses.base import Replaced, Tidied
 
 FEW = 10
 """Tickers that are named where there may be thousands."""
@@ -84,7 +84,7 @@ def _(value: Audit) -> Iterator[RenderableType]:
         table.add_row(name, Text(outcome.check.promise), counted, Text(rows + (f"\nand {more} more" if more else "")))
     yield table
     if len(value.sessions) > 1:
-        yield from map(escape, _refusals(value))
+        yield from _refusals(value.refused)
     if value.absent:
         yield escape(absent(value.absent).removeprefix("; "))
 
@@ -99,19 +99,22 @@ def _(value: Checkup) -> Iterator[str | Table]:
     yield table
 
 
-def _refusals(value: Audit) -> Iterator[str]:
-    for day, names in value.refused.items():
-        yield f"{day} refused: {', '.join(names)}"
+def _refusals(refused: Mapping[date, Sequence[str]]) -> Iterator[str]:
+    for day, names in refused.items():
+        yield escape(f"{day} refused: {', '.join(names)}")
+
+
+def _changes(*done: Replaced) -> Table:
+    table = _table("table", "new", "changed", "unchanged", "removed")
+    for each in done:
+        table.add_row(Text(each.table), *map(str, (each.inserted, each.updated, each.unchanged, each.deleted)))
+    return table
 
 
 @people.register(DayRun)
 def _(value: DayRun) -> Iterator[RenderableType]:
-    table = _table("table", "new", "changed", "unchanged", "removed")
-    for done in (value.published.replaced, value.cumulated.replaced):
-        counts = (done.inserted, done.updated, done.unchanged, done.deleted)
-        table.add_row(Text(done.table), *map(str, counts))
-    yield table
-    yield from map(escape, _refusals(value.audit))
+    yield _changes(value.published.replaced, value.cumulated.replaced)
+    yield from _refusals(value.audit.refused)
 
 
 @people.register(Plan)
@@ -136,10 +139,7 @@ def _gaps(holes: Mapping[date, frozenset[str]], what: str) -> Iterator[str]:
 
 @people.register(Backfilled)
 def _(value: Backfilled) -> Iterator[str | Table]:
-    table = _table("table", "new", "changed", "unchanged", "removed")
-    for done in (value.production, value.cumulative):
-        table.add_row(Text(done.table), *map(str, (done.inserted, done.updated, done.unchanged, done.deleted)))
-    yield table
+    yield _changes(value.production, value.cumulative)
     whole = len(value.plan.request.sessions) - len(value.plan.holes.missing)
     said = f"{plural(len(value.published), 'session')} published, {whole} were whole, {plural(value.calls, 'call')}"
     yield (
@@ -147,8 +147,7 @@ def _(value: Backfilled) -> Iterator[str | Table]:
         + (f", {len(value.refused)} refused" if value.refused else "")
         + (f", {len(value.failed)} not to be had" if value.failed else "")
     )
-    for day, names in value.refused.items():
-        yield escape(f"{day} refused: {', '.join(names)}")
+    yield from _refusals(value.refused)
     for day, failure in value.failed.items():
         yield escape(f"{day} not to be had: {failure.message}")
     for name in value.kept:
