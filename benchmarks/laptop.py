@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 
 from timing import FORKS, PRELOADED, Cost, clean_environment, forked, interleaved, maang, machine, process
 
-from maang_cli import cli, sessions  # noqa: F401 - `cli` registers the commands
-from maang_cli.command import app
+from maang_cli import sessions
+from maang_cli.cli import app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

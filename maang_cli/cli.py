@@ -18,6 +18,8 @@ from maang_cli.errors import ExitCode, MaangError, SettingsError
 if TYPE_CHECKING:
     from maang_cli.checks import Audit
 
+__all__ = ["app", "main"]
+
 Refetch = Annotated[bool, typer.Option("--refetch", help="Take all sessions again, those that are there too.")]
 ASK_SECONDS = 3600
 """A plan that takes longer is asked about."""

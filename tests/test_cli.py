@@ -23,8 +23,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
 
 from maang_cli import __version__, errors
-from maang_cli.cli import main
-from maang_cli.command import app
+from maang_cli.cli import app, main
 from maang_cli.errors import ExitCode, MaangError
 from maang_cli.sources.answers import Contradiction
 from maang_cli.sources.transport import BeyondPlan

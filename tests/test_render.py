@@ -19,8 +19,7 @@ from typing import Any
 import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 
-from maang_cli.cli import main
-from maang_cli.command import app
+from maang_cli.cli import app, main
 from maang_cli.errors import MaangError
 from tests import golden_files
 from tests.conftest import Maang, Outcome

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import time
@@ -105,7 +104,7 @@ class LocalWarehouse:
 
     def query(self, query: Query) -> pa.Table:
         for _ in range(ATTEMPTS):
-            with contextlib.suppress(FileGone):
+            with suppress(FileGone):
                 return self._query(query)
         return self._query(query)
 
@@ -126,7 +125,7 @@ class LocalWarehouse:
                     holes = {hole: self._relation_of(hole, read) for hole, read in inputs.items()}
                     if unless is not None and self._run(unless, holes).num_rows:
                         raise Forbidden
-                    new = self._run(query, holes).cast(_fields(table, table.values))
+                    new = self._run(query, holes).cast(_values_schema(table))
                     old, tasks = _partitions(target, set(sessions))
                     merged = merge(table, old, new, tickers, self._run_on)
                     if days := _changed_days(merged):
@@ -264,8 +263,8 @@ def _duckdb_type(kind: str) -> str:
     return {"STRING": "VARCHAR", "TIMESTAMP": "TIMESTAMPTZ"}.get(kind, kind)
 
 
-def _fields(table: Table, names: Sequence[str]) -> pa.Schema:
-    return arrow_schema([column for column in table.columns if column.name in names])
+def _values_schema(table: Table) -> pa.Schema:
+    return arrow_schema([column for column in table.columns if column.name in table.values])
 
 
 def _partitions(table: IcebergTable, days: set[date]) -> tuple[pa.Table, list[FileScanTask]]:

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from maang_cli.tables import arrow_schema
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -42,7 +40,7 @@ def merge(
     first = pa.repeat(pa.scalar(1, pa.int64()), new.num_rows)
     pairs = run(_PAIRS, {"old": _keys(old, stamp=old[table.stamp]), "new": _keys(new, copy=first)})
     into, out_of = pairs["new_place"].combine_chunks(), pairs["old_place"].combine_chunks()
-    held = old.select(table.values).cast(arrow_schema([column for column in table.columns if column.name in table.values]))
+    held = old.select(table.values).cast(new.schema)
     place = pc.if_else(into.is_valid(), into, pc.add(out_of, new.num_rows))
     values = pa.concat_tables([new, held]).combine_chunks().take(place)
     outcome = pc.if_else(
