@@ -130,13 +130,18 @@ def _decimal(text: str) -> tuple[int, int]:
     return int(precision), int(scale)
 
 
+NARROW = 18
+"""Digits of a decimal that 8 bytes hold. Arrow's decimal64 halves what windows take, and is moved several times as fast."""
+
+
 def _arrow_type(text: str) -> pa.DataType:
     import pyarrow as pa
 
     if text.startswith("ARRAY<"):
         return pa.list_(_arrow_type(text[6:-1]))
     if text.startswith("DECIMAL("):
-        return pa.decimal128(*_decimal(text))
+        precision, scale = _decimal(text)
+        return pa.decimal64(precision, scale) if precision <= NARROW else pa.decimal128(precision, scale)
     plain = {
         "STRING": pa.string(),
         "DATE": pa.date32(),
@@ -148,7 +153,7 @@ def _arrow_type(text: str) -> pa.DataType:
 
 
 def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
-    """The columns as Arrow fields: decimal128 prices, date32, timestamp[us, UTC]."""
+    """The columns as Arrow fields: decimal64 prices (decimal128 in staging), date32, timestamp[us, UTC]."""
     import pyarrow as pa
 
     return pa.schema([pa.field(c.name, _arrow_type(c.type), nullable=not c.required) for c in columns])

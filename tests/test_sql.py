@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from maang_cli import backfill, checks, pipeline, sql
 from maang_cli.checks import AllowMissing
 from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGED_COLUMNS, arrow_schema, staging
+from maang_cli.warehouses import local
 from tests import expected
 from tests.expected import Bar, Key, Row
 
 TICKERS = ("META", "BRK.A", "BACpA")
 SESSIONS = expected.run_of(date(2025, 11, 12), 14)
-DUCKDB = duckdb.connect(config={"autoinstall_known_extensions": "false", "TimeZone": "UTC"})
+DUCKDB = duckdb.connect(config=local.DUCKDB)
 
 
 def windows_text(tickers: Iterable[str], targets: tuple[date, ...]) -> str:

@@ -66,13 +66,13 @@ TYPES = {
     "INTEGER": ("int", pa.int32()),
     "BIGINT": ("long", pa.int64()),
     "TIMESTAMP": ("timestamptz", pa.timestamp("us", tz="UTC")),
-    "DECIMAL(10,2)": ("decimal(10, 2)", pa.decimal128(10, 2)),
-    "DECIMAL(10,4)": ("decimal(10, 4)", pa.decimal128(10, 4)),
-    "DECIMAL(15,2)": ("decimal(15, 2)", pa.decimal128(15, 2)),
+    "DECIMAL(10,2)": ("decimal(10, 2)", pa.decimal64(10, 2)),
+    "DECIMAL(10,4)": ("decimal(10, 4)", pa.decimal64(10, 4)),
+    "DECIMAL(15,2)": ("decimal(15, 2)", pa.decimal64(15, 2)),
     "DECIMAL(38,0)": ("decimal(38, 0)", pa.decimal128(38, 0)),
     "DECIMAL(38,2)": ("decimal(38, 2)", pa.decimal128(38, 2)),
     "ARRAY<BIGINT>": ("list<long>", pa.list_(pa.int64())),
-    "ARRAY<DECIMAL(10,2)>": ("list<decimal(10, 2)>", pa.list_(pa.decimal128(10, 2))),
+    "ARRAY<DECIMAL(10,2)>": ("list<decimal(10, 2)>", pa.list_(pa.decimal64(10, 2))),
 }
 """Each promised type as the Iceberg specification writes it, and in Arrow."""
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyiceberg.io.pyarrow import (
@@ -24,12 +25,13 @@ from pyiceberg.schema import sanitize_column_names
 from pyiceberg.table.locations import load_location_provider
 from pyiceberg.typedef import Record
 
+from maang_cli.tables import NARROW
+
 if TYPE_CHECKING:
     import uuid
     from collections.abc import Iterator
     from datetime import date
 
-    import pyarrow as pa
     from pyiceberg.table.metadata import TableMetadata
 
 WRITERS = 2
@@ -44,7 +46,7 @@ class Writer:
         self._writer = writer
         self._names = [field.name for field in metadata.schema().fields]
         self._schema = sanitize_column_names(metadata.schema())
-        self._layout = schema_to_pyarrow(self._schema, include_field_ids=True)
+        self._layout = pa.schema(map(_narrowed, schema_to_pyarrow(self._schema, include_field_ids=True)))
         self._places = load_location_provider(metadata.location, metadata.properties)
         self._statistics = compute_statistics_plan(self._schema, metadata.properties)
         self._fields = parquet_path_to_id_mapping(self._schema)
@@ -64,9 +66,9 @@ class Writer:
         path = Path(location.removeprefix("file://"))
         path.parent.mkdir(parents=True, exist_ok=True)
         # Prices hardly repeat: a dictionary makes such a file larger, and takes three times as long.
-        with pq.ParquetWriter(
-            path, self._layout, use_dictionary=False, store_decimal_as_integer=True, **self._options
-        ) as parquet:
+        # Arrow's own schema stays out: Parquet's says it all, and readers of Iceberg need not know decimal64.
+        plain = {"use_dictionary": False, "store_decimal_as_integer": True, "store_schema": False}
+        with pq.ParquetWriter(path, self._layout, **plain, **self._options) as parquet:
             parquet.write_table(rows)
         found = data_file_statistics_from_parquet_metadata(parquet.writer.metadata, self._statistics, self._fields)
         return DataFile.from_args(
@@ -87,6 +89,14 @@ class Writer:
             return None
         spec = self._metadata.spec()
         return PartitionKey([PartitionFieldValue(spec.fields[0], day)], spec, self._metadata.schema())
+
+
+def _narrowed(field: pa.Field) -> pa.Field:
+    """The field with its decimals as `tables.arrow_schema` has them, so that they need not be widened to be written."""
+    kind = field.type
+    if pa.types.is_decimal128(kind) and kind.precision <= NARROW:
+        return field.with_type(pa.decimal64(kind.precision, kind.scale))
+    return field.with_type(pa.list_(_narrowed(kind.value_field))) if pa.types.is_list(kind) else field
 
 
 def _by_date(rows: pa.Table) -> Iterator[tuple[int, date, pa.Table]]:

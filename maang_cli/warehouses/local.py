@@ -38,6 +38,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("maang")
 
 EPOCH = date(1970, 1, 1)
+DUCKDB: dict[str, str | bool | int | float | list[str]] = {
+    # No extension may be fetched: DuckDB would otherwise look for one on the network.
+    "autoinstall_known_extensions": "false",
+    "TimeZone": "UTC",
+    # From this version on, decimals of up to 18 digits come in 8 bytes, as `tables.arrow_schema` has them.
+    "arrow_output_version": "1.5",
+}
 NAME_MAPPING = "schema.name-mapping.default"
 """The property of a table that took in files without field ids."""
 ATTEMPTS = 10
@@ -49,8 +56,7 @@ class LocalWarehouse:
 
     def __init__(self, home: Path, schema: str, keep_snapshots: int, keep_days: int | None = None) -> None:
         self._store = Store(home / "warehouse", schema, litter.Keep(keep_snapshots, keep_days))
-        # No extension may be fetched: DuckDB would otherwise look for one on the network.
-        self._duckdb = duckdb.connect(config={"autoinstall_known_extensions": "false", "TimeZone": "UTC"})
+        self._duckdb = duckdb.connect(config=DUCKDB)
 
     def full_name(self, table: Table) -> str:
         return f"{self._store.schema}.{table.name}"
@@ -129,7 +135,7 @@ class LocalWarehouse:
                     old, tasks = _partitions(target, set(sessions))
                     merged = merge(table, old, new, tickers, self._run_on)
                     if days := _changed_days(merged):
-                        rows = merged.filter(_published(merged, days)).select(old.column_names).cast(old.schema)
+                        rows = _published(merged, days).select(old.column_names)
                         old_files = [task.file for task in tasks if _day_of(task.file) in days]
                         self._store.commit(target.transaction(), old_files, rows, writer)
                     return self._counts(table, merged)
@@ -280,9 +286,10 @@ def _changed_days(merged: pa.Table) -> set[date]:
     return set(pc.unique(merged["date"].filter(changed)).to_pylist())
 
 
-def _published(merged: pa.Table, days: set[date]) -> pa.Array:
-    """Which rows go into the changed partitions."""
-    return pc.and_(pc.is_in(merged["date"], pa.array(sorted(days), pa.date32())), pc.not_equal(merged[OUTCOME], "deleted"))
+def _published(merged: pa.Table, days: set[date]) -> pa.Table:
+    """The rows that go into the changed partitions."""
+    which = pc.and_(pc.is_in(merged["date"], pa.array(sorted(days), pa.date32())), pc.not_equal(merged[OUTCOME], "deleted"))
+    return merged if pc.all(which).as_py() else merged.filter(which)  # to copy all of them takes a while
 
 
 def _day_of(file: DataFile) -> date:

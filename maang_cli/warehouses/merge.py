@@ -40,9 +40,13 @@ def merge(
     first = pa.repeat(pa.scalar(1, pa.int64()), new.num_rows)
     pairs = run(_PAIRS, {"old": _keys(old, stamp=old[table.stamp]), "new": _keys(new, copy=first)})
     into, out_of = pairs["new_place"].combine_chunks(), pairs["old_place"].combine_chunks()
-    held = old.select(table.values).cast(new.schema)
-    place = pc.if_else(into.is_valid(), into, pc.add(out_of, new.num_rows))
-    values = pa.concat_tables([new, held]).combine_chunks().take(place)
+    held = old.select(table.values)
+    if into.null_count:  # only the held rows that stay are moved: to cast and copy all of them takes longer than all the rest
+        alone = held.take(out_of.filter(into.is_null())).cast(new.schema)
+        after = pc.add(pc.cumulative_sum(into.is_null().cast(pa.int64())), new.num_rows - 1)
+        values = pa.concat_tables([new, alone]).combine_chunks().take(pc.coalesce(into, after))
+    else:
+        values = new.combine_chunks().take(into)
     outcome = pc.if_else(
         into.is_valid(), "inserted", pc.if_else(pc.is_in(values["ticker"], pa.array(tickers, pa.string())), "deleted", "carried")
     )
@@ -60,16 +64,20 @@ def merge(
 
 
 def _keys(rows: pa.Table, **more: pa.Array) -> pa.Table:
-    return pa.table({"ticker": rows["ticker"], "date": rows["date"], "place": pa.array(range(rows.num_rows), pa.int64())} | more)
+    return pa.table({"ticker": rows["ticker"], "date": rows["date"], "place": pa.arange(0, rows.num_rows)} | more)
 
 
 def differ(left: pa.Table, left_rows: pa.Array, right: pa.Table, right_rows: pa.Array) -> pa.Array:
-    """Which of these rows are distinct in any column, as SQL's IS DISTINCT FROM has it; both tables have the same columns."""
+    """Which of these rows are distinct in any column, as SQL's IS DISTINCT FROM has it.
+
+    Both tables have the same columns, and `right` types that can be cast to those of `left`.
+    """
     found = pa.repeat(False, len(left_rows))
     # Arrays last: most rows that differ do so in a number too, and then their arrays need not be looked at.
     for name in sorted(left.column_names, key=lambda name: pa.types.is_list(left[name].type)):
         undecided = pc.indices_nonzero(pc.invert(found))
-        distinct = _distinct(_one(left[name].take(left_rows.take(undecided))), _one(right[name].take(right_rows.take(undecided))))
+        one = _one(left[name].take(left_rows.take(undecided)))
+        distinct = _distinct(one, _one(right[name].take(right_rows.take(undecided))).cast(one.type))
         if pc.any(distinct).as_py():
             found = pc.replace_with_mask(found, pc.invert(found), distinct)
     return found
@@ -90,7 +98,7 @@ def _distinct_lists(left: pa.ListArray, right: pa.ListArray) -> pa.Array:
     if not pc.any(elements).as_py():
         return lengths
     rows = alike.take(pc.unique(pc.list_parent_indices(left).filter(elements)))
-    return pc.or_(lengths, pc.is_in(pa.array(range(len(lengths)), rows.type), rows))
+    return pc.or_(lengths, pc.is_in(pa.arange(0, len(lengths)).cast(rows.type), rows))
 
 
 def _one(column: pa.ChunkedArray | pa.Array) -> pa.Array:

@@ -17,13 +17,14 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
+from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
 
 from maang_cli import pipeline, sessions
 from maang_cli.errors import CommitLost, ExitCode, MaangError, SettingsError, TableMismatch
 from maang_cli.sources.sample import SampleSource
-from maang_cli.tables import CUMULATIVE, PRODUCTION, Column, Table, arrow_schema
+from maang_cli.tables import CUMULATIVE, PRODUCTION, Column, Table, iceberg_schema
 from maang_cli.warehouses.base import Query, Read
 from maang_cli.warehouses.local import ATTEMPTS, LocalWarehouse
 from tests.conftest import Maang, Outcome
@@ -275,7 +276,7 @@ SOMEBODYS = datetime(2020, 1, 1, tzinfo=UTC)
 
 def foreign(*rows: Row, stamp: datetime = SOMEBODYS) -> pa.Table:
     """Production's rows, as somebody else would write them."""
-    fields = arrow_schema(PRODUCTION.columns)
+    fields = schema_to_pyarrow(iceberg_schema(PRODUCTION.columns), include_field_ids=False)
     narrowed = staged(rows).select(PRODUCTION.values).cast(pa.schema([fields.field(name) for name in PRODUCTION.values]))
     return narrowed.append_column(fields.field("insertion_timestamp"), [[stamp] * len(rows)])
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from maang_cli import sql
 from maang_cli.tables import Column, Table, arrow_schema
+from maang_cli.warehouses import local
 from maang_cli.warehouses.merge import OUTCOME, merge
 
 Row = dict[str, Any]
@@ -33,7 +34,7 @@ NEW = arrow_schema(TABLE.columns[:-1])
 OLD = arrow_schema(TABLE.columns).append(pa.field("note", pa.string()))
 ASKED = ["A", "B"]
 LONG_AGO = datetime(2025, 1, 1, tzinfo=UTC)
-DUCKDB = duckdb.connect(config={"autoinstall_known_extensions": "false", "TimeZone": "UTC"})
+DUCKDB = duckdb.connect(config=local.DUCKDB)
 
 keys = st.tuples(st.sampled_from(["A", "B", "C"]), st.sampled_from([date(2025, 10, 14), date(2025, 10, 15)]))
 numbers = st.sampled_from([None, Decimal("1.00"), Decimal("2.00")])
