@@ -58,7 +58,9 @@ class Spark:
             "spark.default.parallelism": "1",
             "spark.driver.memory": "2g",
             # Small tables: what a better compiler would gain, it costs. It would stop for good once 48 MB of code were made.
-            "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC -Xshare:auto",
+            "spark.driver.extraJavaOptions": (
+                "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC -Xshare:auto"
+            ),
             "spark.sql.codegen.wholeStage": "false",
             "spark.sql.codegen.factoryMode": "NO_CODEGEN",
         }
