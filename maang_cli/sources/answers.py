@@ -77,8 +77,9 @@ class Reader:
             Contradiction: an answer that can't be right.
         """
         if (results := _usual(body, named=True)) is not None:
-            mine = results.filter(pc.is_in(results.field("T"), pa.array(sorted(wanted), pa.string())))
-            if (rows := _table(mine, mine.field("T"), lambda days: [session] * len(days))) is not None:
+            which = pc.is_in(results.field("T"), pa.array(list(wanted), pa.string()))
+            mine = results if pc.all(which).as_py() else results.filter(which)
+            if (rows := _table(mine, mine.field("T"), session)) is not None:
                 return Page(rows, len(results))
         answer = self._envelope(body, str(session))
         found = answer["results"]
@@ -100,7 +101,7 @@ class Reader:
         """
         if (results := _usual(body, named=False)) is not None:
             names = pa.repeat(pa.scalar(ticker), len(results))
-            if (rows := _table(results, names, lambda days: days)) is not None:
+            if (rows := _table(results, names)) is not None:
                 return Page(rows, len(results), _next(body))
         answer = self._envelope(body, span)
         columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
@@ -211,16 +212,17 @@ def _next(body: bytes) -> str | None:
     return json.loads(body).get("next_url") or None
 
 
-def _table(results: pa.StructArray, tickers: pa.Array, sessions: Callable[[list[Any]], list[Any]]) -> pa.Table | None:
-    """The results in staging's columns; None: look closer."""
+def _table(results: pa.StructArray, tickers: pa.Array, session: date | None = None) -> pa.Table | None:
+    """The results in staging's columns, as asked for `session`, or each for its own date; None: look closer."""
     try:
         times = _rounded(results.field("t"), _WHOLE).cast(pa.int64()).dictionary_encode()
-        known = [None if value is None else _new_york(value) for value in times.dictionary.to_pylist()]
-        dates = [None if index is None else known[index] for index in times.indices.to_pylist()]
+        known = pa.array(map(_new_york, times.dictionary.to_pylist()), pa.date32())
+        dates = known.take(times.indices)
         columns = {name: _rounded(results.field(key), unit) for name, (key, unit) in _FIELDS.items()}
     except (pa.ArrowException, ValueError, OverflowError, OSError):
         return None
-    columns |= {"session": pa.array(sessions(dates), pa.date32()), "ticker": tickers, "date": pa.array(dates, pa.date32())}
+    sessions = dates if session is None else pa.repeat(pa.scalar(session, pa.date32()), len(dates))
+    columns |= {"session": sessions, "ticker": tickers, "date": dates}
     return pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
