@@ -53,6 +53,8 @@ FEW = 5
 INGESTR = "ingestr==1.1.22"
 DLT = ("dlt[duckdb,parquet]", "requests")
 PEER_ENVIRONMENT = {"DISABLE_TELEMETRY": "true", "INGESTR_DISABLE_TELEMETRY": "true"}
+IMPORTED = ("backfill", "settings", "sources.polygon", "status", "workspace")
+"""Of maang, what its commands import besides what is preloaded for `run-day --source sample`."""
 FLOORS = {"python": "`json`", "arrow": "Arrow"}
 COLUMNS = "ticker:string,t:bigint,v:decimal(30,6),n:bigint," + ",".join(f"{name}:decimal(18,6)" for name in ("vw", *"ochl"))
 """What ingestr is told of the rows: to find it out takes it twice the time."""
@@ -361,9 +363,7 @@ def _times(ours: Cost, theirs: Cost, before: str = "") -> str:
 
 
 def measure(plan: Plan, parts: Sequence[str], with_peers: bool) -> None:
-    FORKS.set_forkserver_preload(
-        [*PRELOADED, "maang_cli.backfill", "maang_cli.sources.polygon", "maang_cli.status", "laptop", "floor"]
-    )
+    FORKS.set_forkserver_preload([*PRELOADED, *(f"maang_cli.{name}" for name in IMPORTED), "laptop", "floor"])
     print(machine(laptop.PACKAGES).replace("\n", "  \n"))
     began, load = time.perf_counter(), os.getloadavg()[0]
     wanted = {"ingestr": (INGESTR,), "dlt": DLT} if with_peers and "wide" in parts else {}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maang")
 
-BATCH_ROWS = 100_000
+BATCH_ROWS = 250_000
 """Rows of one batch, which is one commit a table. Its windows take some 400 MB while they are merged."""
 COMPARED_ROWS = 250_000
 """Windows that are recomputed and compared in one query; it takes some 300 MB."""
