@@ -7,6 +7,7 @@ import re
 import time
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -23,10 +24,10 @@ from maang_cli.warehouses import litter
 from maang_cli.warehouses.base import Forbidden, Query, Replaced, Size, TableMissing, Tidied
 from maang_cli.warehouses.disk_errors import FileGone, translated
 from maang_cli.warehouses.iceberg import Overtaken, Store
-from maang_cli.warehouses.merge import OUTCOME, merge
+from maang_cli.warehouses.merge import OUTCOME, Held, merge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from pyiceberg.manifest import DataFile
@@ -132,10 +133,10 @@ class LocalWarehouse:
                     if unless is not None and self._run(unless, holes).num_rows:
                         raise Forbidden
                     new = self._run(query, holes).cast(_values_schema(table))
-                    old, tasks = _partitions(target, set(sessions))
-                    merged = merge(table, old, new, tickers, self._run_on)
+                    held, tasks = _partitions(table, target, set(sessions))
+                    merged = merge(table, held, new, tickers, self._run_on)
                     if days := _changed_days(merged):
-                        rows = _published(merged, days).select(old.column_names)
+                        rows = _published(merged, days).drop_columns(OUTCOME)
                         old_files = [task.file for task in tasks if _day_of(task.file) in days]
                         self._store.commit(target.transaction(), old_files, rows, writer)
                     return self._counts(table, merged)
@@ -273,12 +274,19 @@ def _values_schema(table: Table) -> pa.Schema:
     return arrow_schema([column for column in table.columns if column.name in table.values])
 
 
-def _partitions(table: IcebergTable, days: set[date]) -> tuple[pa.Table, list[FileScanTask]]:
+def _partitions(table: Table, found: IcebergTable, days: set[date]) -> tuple[Held, list[FileScanTask]]:
     """The rows of these partitions, all of their columns, and the files that hold them."""
     # By the ends: PyIceberg would hold each file against each of a thousand dates.
-    scan = table.scan(f"date >= '{min(days)}' and date <= '{max(days)}'")
+    scan = found.scan(f"date >= '{min(days)}' and date <= '{max(days)}'")
     tasks = [task for task in scan.plan_files() if _day_of(task.file) in days]
-    return ArrowScan(table.metadata, table.io, scan.projection(), AlwaysTrue()).to_table(tasks), tasks
+
+    def read(names: Iterable[str]) -> pa.Table:
+        schema = scan.select(*names).projection()
+        return ArrowScan(found.metadata, found.io, schema, AlwaysTrue()).to_table(tasks)
+
+    arrays = [column.name for column in table.columns if column.type.startswith("ARRAY<")]
+    rest = [field.name for field in found.schema().fields if field.name not in arrays]
+    return Held(read(rest), cache(lambda: read(arrays))), tasks
 
 
 def _changed_days(merged: pa.Table) -> set[date]:

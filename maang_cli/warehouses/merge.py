@@ -5,6 +5,7 @@ Keys are matched in SQL. Values, arrays among them, are compared and moved by Ar
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from maang_cli.tables import Table
 
@@ -29,24 +30,40 @@ FROM {new} AS n FULL OUTER JOIN held AS o ON o.ticker = n.ticker AND o.date = n.
 ORDER BY coalesce(n.date, o.date), coalesce(n.ticker, o.ticker)"""
 
 
+@dataclass(frozen=True)
+class Held:
+    """Rows that are there."""
+
+    rows: pa.Table
+    """Without the arrays of the table's values, and with a user's own columns."""
+    arrays: Callable[[], pa.Table]
+    """These arrays, in the same order. They make up most of the bytes, and are read only where they are looked at."""
+
+    def columns(self, names: Iterable[str]) -> pa.Table:
+        return pa.table({name: self.column(name) for name in names})
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        return self.rows[name] if name in self.rows.column_names else self.arrays()[name]
+
+
 def merge(
-    table: Table, old: pa.Table, new: pa.Table, tickers: Sequence[str], run: Callable[[str, dict[str, pa.Table]], pa.Table]
+    table: Table, held: Held, new: pa.Table, tickers: Sequence[str], run: Callable[[str, dict[str, pa.Table]], pa.Table]
 ) -> pa.Table:
-    """Old and new rows by date and ticker, as `old`'s columns and an outcome. `run` runs SQL over tables, by their holes.
+    """Held and new rows by date and ticker, with an outcome. `run` runs SQL over tables, by their holes.
 
     inserted, updated, unchanged: a row of `new`, with the stamp that it keeps or gets; deleted: asked for and not in `new`,
-    or a second copy; carried: a row of another ticker. `new` has the table's values, `old` a user's own columns too.
+    or a second copy; carried: a row of another ticker. `new` has the table's values.
     """
+    old = held.rows
     first = pa.repeat(pa.scalar(1, pa.int64()), new.num_rows)
     pairs = run(_PAIRS, {"old": _keys(old, stamp=old[table.stamp]), "new": _keys(new, copy=first)})
     into, out_of = pairs["new_place"].combine_chunks(), pairs["old_place"].combine_chunks()
-    held = old.select(table.values)
+    alone, place = new.slice(0, 0), into
     if into.null_count:  # only the held rows that stay are moved: to cast and copy all of them takes longer than all the rest
-        alone = held.take(out_of.filter(into.is_null())).cast(new.schema)
-        after = pc.add(pc.cumulative_sum(into.is_null().cast(pa.int64())), new.num_rows - 1)
-        values = pa.concat_tables([new, alone]).combine_chunks().take(pc.coalesce(into, after))
-    else:
-        values = new.combine_chunks().take(into)
+        alone = held.columns(table.values).take(out_of.filter(into.is_null())).cast(new.schema)
+        place = pc.coalesce(into, pc.add(pc.cumulative_sum(into.is_null().cast(pa.int64())), new.num_rows - 1))
+    # A column at a time: what one took the next one takes again, and memory that is new to the process is slow.
+    values = pa.table({name: _joined(new[name], alone[name]).take(place) for name in table.values})
     outcome = pc.if_else(
         into.is_valid(), "inserted", pc.if_else(pc.is_in(values["ticker"], pa.array(tickers, pa.string())), "deleted", "carried")
     )
@@ -54,30 +71,35 @@ def merge(
     if pc.any(met).as_py():
         changed = differ(values, pc.indices_nonzero(met), held, out_of.filter(met))
         outcome = pc.replace_with_mask(_one(outcome), met, pc.if_else(changed, "updated", "unchanged"))
-    kept = old.select([name for name in old.column_names if name not in table.values]).take(out_of)
+    own = [name for name in old.column_names if name not in table.values]
+    kept = old.select(own).take(out_of)
     renewed = pc.is_in(outcome, pa.array(["inserted", "updated"]))
     stamp = pc.if_else(renewed, pa.scalar(datetime.now(UTC), old[table.stamp].type), kept[table.stamp])
-    columns = (
-        {name: kept[name] for name in kept.column_names} | {table.stamp: stamp} | {name: values[name] for name in table.values}
-    )
-    return pa.table({name: columns[name] for name in old.column_names} | {OUTCOME: outcome})
+    columns = {name: values[name] for name in table.values} | {name: kept[name] for name in own} | {table.stamp: stamp}
+    return pa.table(columns | {OUTCOME: outcome})
+
+
+def _joined(first: pa.ChunkedArray, second: pa.ChunkedArray) -> pa.Array:
+    return pa.chunked_array([*first.chunks, *second.chunks], first.type).combine_chunks()
 
 
 def _keys(rows: pa.Table, **more: pa.Array) -> pa.Table:
     return pa.table({"ticker": rows["ticker"], "date": rows["date"], "place": pa.arange(0, rows.num_rows)} | more)
 
 
-def differ(left: pa.Table, left_rows: pa.Array, right: pa.Table, right_rows: pa.Array) -> pa.Array:
+def differ(left: pa.Table, left_rows: pa.Array, right: Held, right_rows: pa.Array) -> pa.Array:
     """Which of these rows are distinct in any column, as SQL's IS DISTINCT FROM has it.
 
-    Both tables have the same columns, and `right` types that can be cast to those of `left`.
+    `right` has the columns of `left`, of types that can be cast to its.
     """
     found = pa.repeat(False, len(left_rows))
     # Arrays last: most rows that differ do so in a number too, and then their arrays need not be looked at.
     for name in sorted(left.column_names, key=lambda name: pa.types.is_list(left[name].type)):
         undecided = pc.indices_nonzero(pc.invert(found))
+        if not len(undecided):
+            break
         one = _one(left[name].take(left_rows.take(undecided)))
-        distinct = _distinct(one, _one(right[name].take(right_rows.take(undecided))).cast(one.type))
+        distinct = _distinct(one, _one(right.column(name).take(right_rows.take(undecided))).cast(one.type))
         if pc.any(distinct).as_py():
             found = pc.replace_with_mask(found, pc.invert(found), distinct)
     return found
