@@ -131,7 +131,14 @@ def _decimal(text: str) -> tuple[int, int]:
 
 
 NARROW = 18
-"""Digits of a decimal that 8 bytes hold. Arrow's decimal64 halves what windows take, and is moved several times as fast."""
+"""Digits of a decimal that 8 bytes hold."""
+
+
+def arrow_decimal(precision: int, scale: int) -> pa.DataType:
+    """decimal64 where it is wide enough: it halves what windows take, and is moved several times as fast as decimal128."""
+    import pyarrow as pa
+
+    return pa.decimal64(precision, scale) if precision <= NARROW else pa.decimal128(precision, scale)
 
 
 def _arrow_type(text: str) -> pa.DataType:
@@ -140,8 +147,7 @@ def _arrow_type(text: str) -> pa.DataType:
     if text.startswith("ARRAY<"):
         return pa.list_(_arrow_type(text[6:-1]))
     if text.startswith("DECIMAL("):
-        precision, scale = _decimal(text)
-        return pa.decimal64(precision, scale) if precision <= NARROW else pa.decimal128(precision, scale)
+        return arrow_decimal(*_decimal(text))
     plain = {
         "STRING": pa.string(),
         "DATE": pa.date32(),

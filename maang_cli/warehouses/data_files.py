@@ -25,7 +25,7 @@ from pyiceberg.schema import sanitize_column_names
 from pyiceberg.table.locations import load_location_provider
 from pyiceberg.typedef import Record
 
-from maang_cli.tables import NARROW
+from maang_cli.tables import arrow_decimal
 
 if TYPE_CHECKING:
     import uuid
@@ -94,8 +94,8 @@ class Writer:
 def _narrowed(field: pa.Field) -> pa.Field:
     """The field with its decimals as `tables.arrow_schema` has them, so that they need not be widened to be written."""
     kind = field.type
-    if pa.types.is_decimal128(kind) and kind.precision <= NARROW:
-        return field.with_type(pa.decimal64(kind.precision, kind.scale))
+    if pa.types.is_decimal(kind):
+        return field.with_type(arrow_decimal(kind.precision, kind.scale))
     return field.with_type(pa.list_(_narrowed(kind.value_field))) if pa.types.is_list(kind) else field
 
 
