@@ -284,15 +284,15 @@ def _land(warehouse: Warehouse, request: Request, batch: Batch, fetched: Fetched
             done.production = _sum(done.production, published.replaced)
             cumulated = pipeline.cumulate(warehouse, replace(mine, sessions=audit.passing))
             done.cumulative = _sum(done.cumulative, cumulated.replaced)
+        if audit.passed:
+            pipeline.drop_staging(warehouse, mine)
+        else:
+            done.kept.append(audit.staging)
     except BaseException:
         # Interrupted, or the warehouse failed: the batch is fetched again, so what is staged of it is of no use.
         with contextlib.suppress(MaangError):
             pipeline.drop_staging(warehouse, mine)
         raise
-    if audit.passed:
-        pipeline.drop_staging(warehouse, mine)
-    else:
-        done.kept.append(audit.staging)
 
 
 def _publish(warehouse: Warehouse, request: Request, fetched: Fetched) -> tuple[checks.Audit, pipeline.Published | None]:

@@ -275,28 +275,64 @@ def _instant(text: str | None) -> datetime | None:
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
+STOPPED = {
+    signal.SIGINT: ("interrupted", ExitCode.INTERRUPTED),
+    signal.SIGTERM: ("terminated", ExitCode.TERMINATED),
+}
+"""What a signal did to the work."""
 
 
-def _terminate(_signum: int, _frame: object) -> None:
-    raise _Terminated
+class _Stopped(BaseException):
+    """A signal arrived."""
+
+
+class _Signals:
+    """Signals stop the work by an exception; once it is over there is nothing to stop, and they are let go."""
+
+    def __init__(self) -> None:
+        self.working = True
+        self.arrived: int | None = None
+        # One that is ignored stays so: a shell gives SIGINT to its background jobs like that.
+        self._before = {number: found for number in STOPPED if (found := signal.getsignal(number)) is not signal.SIG_IGN}
+
+    def _stop(self, number: int, _frame: object) -> None:
+        if self.working:
+            self.arrived = number
+            raise _Stopped
+
+    def listen(self) -> None:
+        for number in self._before:
+            signal.signal(number, self._stop)
+
+    def give_back(self) -> None:
+        for number, found in self._before.items():
+            signal.signal(number, found)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (see `errors.ExitCode`). A bug raises."""
     if sys.stdout is None:  # closed by the caller: `maang .. >&-`
         mute_stdout()
-    before = signal.signal(signal.SIGTERM, _terminate)
+    signals = _Signals()
     try:
+        signals.listen()
         code = _call(argv)
         sys.stdout.flush()
-        return code
+        signals.working = False
     except BrokenPipeError:  # nobody reads the result any more; the work itself is done
+        signals.working = False
         mute_stdout()
-        return ExitCode.DONE
+        code = ExitCode.DONE
+    except BaseException:
+        signals.working = False
+        # Whatever it is: a library that is interrupted may raise an error of its own.
+        if signals.arrived is None:
+            raise
+        how, code = STOPPED[signal.Signals(signals.arrived)]
+        _say_error(f"{how}; what was published stays whole", "run the same command again to finish")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signals.give_back()
+    return code
 
 
 def _call(argv: Sequence[str] | None) -> int:
@@ -310,20 +346,11 @@ def _call(argv: Sequence[str] | None) -> int:
             context = getattr(exc, "ctx", None)
             _say_error(said.rstrip("."), f"{context.command_path if context else 'maang'} --help")
         return ExitCode.UNUSABLE
-    except _Terminated:
-        return _stopped("terminated", ExitCode.TERMINATED)
     except SystemExit as exc:
         if isinstance(exc.__context__, BrokenPipeError):
             raise BrokenPipeError from exc
         raise
-    if code == ExitCode.INTERRUPTED:  # Typer has caught the KeyboardInterrupt
-        return _stopped("interrupted", ExitCode.INTERRUPTED)
     return code or ExitCode.DONE
-
-
-def _stopped(how: str, code: ExitCode) -> int:
-    _say_error(f"{how}; what was published stays whole", "run the same command again to finish")
-    return code
 
 
 def _say_error(message: str, hint: str) -> None:

@@ -763,6 +763,41 @@ def test_a_signal_ends_a_run_with_one_clear_line_and_the_next_run_goes_on(
     assert not (home / "warehouse" / "write.json").exists()
 
 
+ENDLESS = """
+from maang_cli import cli, sql
+slow = "SELECT sum(range) AS total FROM range(1000000000000)"
+sql.text = lambda *_, **__: print("begun", flush=True) or slow
+raise SystemExit(cli.main())
+"""
+"""`maang`, of which each query takes hours."""
+
+
+@pytest.mark.parametrize(("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+def test_a_signal_in_the_middle_of_a_query_is_told_like_any_other(maang: Maang, number: int, code: int, said: str) -> None:
+    assert maang("run-day", *ON_DAY, *SAMPLE).code == 0
+    argv = [sys.executable, "-c", ENDLESS, "show", *ON_DAY, *SAMPLE, "-q"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(0.5)  # from the query's text to the query
+        process.send_signal(number)
+        out, err = process.communicate(timeout=PATIENCE)
+    message, hint = failed(Outcome(process.returncode, out, err), code)
+    assert said in message
+    assert "again" in hint
+
+
+def test_a_signal_that_is_ignored_stays_so(polygon: PolygonServer, maang: Maang) -> None:
+    """As a shell gives SIGINT to its background jobs."""
+    serve(polygon, "META")
+    polygon.always = lambda _path: os.kill(os.getpid(), signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert maang("run-day", *META).code == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_main_gives_signals_back_as_they_were(maang: Maang) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     maang("--version")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from maang_cli.errors import SettingsError
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 def _local(settings: Settings, purpose: str = "") -> Warehouse:  # noqa: ARG001
-    from maang_cli.warehouses import local
+    from maang_cli.warehouses import local, shield
 
-    return local.LocalWarehouse(settings.home, settings.schema_name, settings.keep_snapshots, settings.keep_days)
+    keep = (settings.keep_snapshots, settings.keep_days)
+    return cast("Warehouse", shield.Shielded(lambda: local.LocalWarehouse(settings.home, settings.schema_name, *keep)))
 
 
 def _databricks(settings: Settings, purpose: str = "") -> Warehouse:

@@ -177,6 +177,10 @@ class LocalWarehouse:
             return Tidied(f"{self._store.schema}.{name}", snapshots, files, max(before - self._store.bytes(name), 0))
         raise CommitLost(f"{self._store.schema}.{name} is being changed all the time", hint="run the same command again")
 
+    def interrupt(self) -> None:
+        """End the query that another thread is carrying out, if any."""
+        self._duckdb.interrupt()
+
     def close(self) -> None:
         self._duckdb.close()
         self._store.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +22,11 @@ from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table import Transaction
 
-from maang_cli import pipeline, sessions
+from maang_cli import pipeline, sessions, settings
 from maang_cli.errors import CommitLost, ExitCode, MaangError, SettingsError, TableMismatch
 from maang_cli.sources.sample import SampleSource
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Column, Table, iceberg_schema
+from maang_cli.warehouses import WAREHOUSES, iceberg
 from maang_cli.warehouses.base import Query, Read
 from maang_cli.warehouses.local import ATTEMPTS, LocalWarehouse
 from tests.conftest import Maang, Outcome
@@ -653,4 +655,39 @@ def test_a_full_disk_changes_nothing_and_heals(maang: Maang, disk: Path) -> None
         assert unreachable(home) == []
         assert not (home / "warehouse/write.json").exists()
     assert failed > 3
+    assert unreachable(home) == []
+
+
+@contextmanager
+def interrupted(at: int) -> Iterator[None]:
+    """KeyboardInterrupt at the `at`-th call or return of the main thread, the only one that a signal interrupts."""
+    events = itertools.count(1)
+
+    def profile(*_: object) -> None:
+        if next(events) == at:
+            raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+def test_a_signal_interrupts_no_verb_and_the_next_one_waits_for_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iceberg, "SQLITE_SECONDS", 0.1)
+    rows = staged([bar("META", TUESDAY)])
+    times = 0
+    with closing(WAREHOUSES["local"](settings.load(home=str(home)))) as warehouse:
+        for at in itertools.count(1):
+            try:
+                with interrupted(at):
+                    warehouse.stage(STAGING, rows)
+            except KeyboardInterrupt:  # not over yet: what was interrupted is still in the hands of the exception
+                warehouse.drop(STAGING)
+                assert warehouse.tables() == [], at
+                times += 1
+            else:
+                break
+    assert times > 10
     assert unreachable(home) == []

@@ -1,0 +1,79 @@
+"""A warehouse out of the reach of signals: its verbs are carried out in a thread of their own.
+
+Python turns a signal into an exception in the main thread, between any two instructions. A library that is interrupted like that
+leaves a lock taken (SQLAlchemy, executors), goes on writing in threads of its own (PyIceberg), or does not notice (DuckDB). Here
+a signal interrupts the wait for a verb, and never the verb: that is asked to end soon, and the next one waits until it has.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Answer = SimpleQueue[tuple[Any, BaseException | None]]
+"""Takes a result, or what was raised instead."""
+
+
+class Interruptible(Protocol):
+    def interrupt(self) -> None:
+        """Called while another thread carries out a verb: that is to end soon, done or with nothing of it visible."""
+
+    def close(self) -> None: ...
+
+
+class Shielded:
+    """Has the verbs of the warehouse that `open_warehouse` makes."""
+
+    def __init__(self, open_warehouse: Callable[[], Interruptible]) -> None:
+        # Queues of this kind have no lock that an interrupted caller could keep, as those of an Executor have.
+        self._asked: SimpleQueue[tuple[Callable[[], Any], Answer] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+        self._warehouse: Any = None  # an Interruptible, once it is open
+        try:
+            self._warehouse = self._do(open_warehouse)
+        except BaseException:
+            self._asked.put(None)
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._warehouse, name)
+        return partial(self._do, found) if callable(found) else found
+
+    def close(self) -> None:
+        self._do(self._warehouse.close)
+        self._asked.put(None)
+        self._thread.join()
+
+    def _do(self, verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        answer: Answer = SimpleQueue()
+        try:
+            self._asked.put((partial(verb, *args, **kwargs), answer))
+            done, failed = answer.get()
+        except BaseException:
+            if self._warehouse is not None:
+                self._warehouse.interrupt()
+            raise
+        if failed is not None:
+            raise failed
+        return done
+
+    def _work(self) -> None:
+        while self._carry_out(self._asked.get()):  # nothing is kept here between verbs, such as rows
+            pass
+
+    @staticmethod
+    def _carry_out(asked: tuple[Callable[[], Any], Answer] | None) -> bool:
+        if asked is None:
+            return False
+        verb, answer = asked
+        try:
+            answer.put((verb(), None))
+        except BaseException as exc:  # noqa: BLE001 - raised where it was asked for
+            answer.put((None, exc))
+        return True
