@@ -39,6 +39,11 @@ def fewest(missing: Mapping[date, frozenset[str]]) -> Calls:
     """The fewest calls that bring every missing ticker of every session. Of two ways that cost the same: more grouped calls."""
     rows = _by_value(missing.items())
     rows.pop(frozenset(), None)
+    if len(rows) == 1:  # the usual hole, without the graph
+        ((tickers, days),) = rows.items()
+        if len(days) <= len(tickers):
+            return Calls(tuple(sorted(days)))
+        return Calls((), dict.fromkeys(sorted(tickers), (min(days), max(days))))
     columns: dict[str, list[int]] = {}
     for number, tickers in enumerate(rows):
         for ticker in tickers:
