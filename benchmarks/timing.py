@@ -25,6 +25,7 @@ PRELOADED = (
     "maang_cli.render",
     "maang_cli.sources.sample",
     "maang_cli.warehouses.local",
+    "maang_cli.warehouses.shield",
     "holidays.financial.ny_stock_exchange",
     "sqlalchemy.dialects.sqlite",
     "pandas",  # where it is installed, PyArrow and PyIceberg import it

@@ -51,6 +51,7 @@ class Writer:
         self._statistics = compute_statistics_plan(self._schema, metadata.properties)
         self._fields = parquet_path_to_id_mapping(self._schema)
         self._options = _get_parquet_writer_kwargs(metadata.properties)
+        self._encodings = dict(_encodings(self._layout))
 
     def write(self, rows: pa.Table) -> list[DataFile]:
         """The files that hold `rows`, which have the table's columns and are in order of `date`; none for no rows."""
@@ -68,7 +69,7 @@ class Writer:
         # Prices hardly repeat: a dictionary makes such a file larger, and takes three times as long.
         # Arrow's own schema stays out: Parquet's says it all, and readers of Iceberg need not know decimal64.
         plain = {"use_dictionary": False, "store_decimal_as_integer": True, "store_schema": False}
-        with pq.ParquetWriter(path, self._layout, **plain, **self._options) as parquet:
+        with pq.ParquetWriter(path, self._layout, column_encoding=self._encodings, **plain, **self._options) as parquet:
             parquet.write_table(rows)
         found = data_file_statistics_from_parquet_metadata(parquet.writer.metadata, self._statistics, self._fields)
         return DataFile.from_args(
@@ -92,11 +93,22 @@ class Writer:
 
 
 def _narrowed(field: pa.Field) -> pa.Field:
-    """The field with its decimals as `tables.arrow_schema` has them, so that they need not be widened to be written."""
+    """The field as `tables.arrow_schema` has it, so that rows need not be widened to be written: PyIceberg's types are larger."""
     kind = field.type
     if pa.types.is_decimal(kind):
         return field.with_type(arrow_decimal(kind.precision, kind.scale))
-    return field.with_type(pa.list_(_narrowed(kind.value_field))) if pa.types.is_list(kind) else field
+    return field.with_type(pa.list_(_narrowed(kind.value_field))) if pa.types.is_large_list(kind) else field
+
+
+def _encodings(layout: pa.Schema) -> Iterator[tuple[str, str]]:
+    """Arrays of numbers as differences: a ticker's prices of a few sessions are close to each other.
+
+    Numbers outside of arrays stay plain: older vectorised readers of Spark's don't know this encoding, and read no arrays.
+    """
+    for field in layout:
+        element = field.type.value_type if pa.types.is_list(field.type) else None
+        if element is not None and (pa.types.is_integer(element) or pa.types.is_decimal64(element)):
+            yield f"{field.name}.list.element", "DELTA_BINARY_PACKED"
 
 
 def _by_date(rows: pa.Table) -> Iterator[tuple[int, date, pa.Table]]:

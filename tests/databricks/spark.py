@@ -90,6 +90,10 @@ class Spark:
         session.sql(f"USE {name}")
         return Catalog(name, session)
 
+    def read(self, metadata: str) -> pa.Table:
+        """All rows of a table that is in no catalog here, by its metadata file."""
+        return _arrow(self._root.read.format("iceberg").load(metadata))
+
     def stop(self) -> None:
         self._root.stop()
 

@@ -18,7 +18,9 @@ from maang_cli.warehouses.base import Query, Read
 from tests import expected
 from tests.conftest import Maang
 from tests.databricks.server import Fault, StandIn
+from tests.databricks.spark import Spark
 from tests.polygon_server import PolygonServer, row
+from tests.warehouses.conftest import open_catalog
 
 TICKERS = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
 DAY = date(2025, 10, 14)
@@ -54,6 +56,19 @@ def kind(statement: str) -> str:
     found = re.match(r"-- [\w ]+|SHOW|CREATE \w+( \w+)?|WITH \w+|MERGE INTO \S+|DROP|PUT|REMOVE", words)
     assert found
     return found.group() + (words.partition("`maang`.")[2].partition(" ")[0] if words.startswith("CREATE TABLE") else "")
+
+
+def test_spark_reads_the_files_that_the_laptop_writes(spark: Spark, polygon: PolygonServer, home: Path, maang: Maang) -> None:
+    """Its readers know less of Parquet than those that the laptop uses itself."""
+    one_day(polygon)
+    assert maang("run-day", "--date", str(DAY)).code == 0
+    for table in (PRODUCTION, CUMULATIVE):
+        with open_catalog(home) as catalog:
+            metadata = catalog.load_table(f"maang.{table.name}").metadata_location
+        here = rows("local", table, stamps=True)
+        assert here.num_rows == len(TICKERS)
+        found = spark.read(metadata).sort_by([("date", "ascending"), ("ticker", "ascending")])
+        assert found.select(here.column_names).to_pylist() == here.to_pylist()
 
 
 def test_nine_sessions_of_real_bars_end_with_the_laptops_tables_and_keep_to_the_budget(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.table import Table as IcebergTable
@@ -691,3 +692,12 @@ def test_a_signal_interrupts_no_verb_and_the_next_one_waits_for_it(home: Path, m
                 break
     assert times > 10
     assert unreachable(home) == []
+
+
+def test_arrays_are_stored_as_differences_and_nothing_else_is(home: Path, maang: Maang) -> None:
+    assert maang(*RUN_DAY).code == 0
+    (file,) = (home / "warehouse/maang_sample/daily_stock_prices_cumulative/data").rglob("*.parquet")
+    group = pq.read_metadata(file).row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    differences = {column.path_in_schema for column in columns if "DELTA_BINARY_PACKED" in column.encodings}
+    assert differences == {f"{column.name}.list.element" for column in CUMULATIVE.columns if column.type.startswith("ARRAY")}
