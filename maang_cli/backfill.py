@@ -289,7 +289,7 @@ def _land(warehouse: Warehouse, request: Request, batch: Batch, fetched: Fetched
         else:
             done.kept.append(audit.staging)
     except BaseException:
-        # Interrupted, or the warehouse failed: the batch is fetched again, so what is staged of it is of no use.
+        # Interrupted, or the warehouse failed: what is staged is of no use, as what is not published of it is fetched again.
         with contextlib.suppress(MaangError):
             pipeline.drop_staging(warehouse, mine)
         raise

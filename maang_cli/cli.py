@@ -1,5 +1,6 @@
 """The commands: parse, one call, render. `main` turns a MaangError into two lines on stderr and an exit code."""
 
+import contextlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -279,7 +280,7 @@ STOPPED = {
     signal.SIGINT: ("interrupted", ExitCode.INTERRUPTED),
     signal.SIGTERM: ("terminated", ExitCode.TERMINATED),
 }
-"""What a signal did to the work."""
+"""What is said of a signal, and the exit code."""
 
 
 class _Stopped(BaseException):
@@ -292,8 +293,8 @@ class _Signals:
     def __init__(self) -> None:
         self.working = True
         self.arrived: int | None = None
-        # One that is ignored stays so: a shell gives SIGINT to its background jobs like that.
-        self._before = {number: found for number in STOPPED if (found := signal.getsignal(number)) is not signal.SIG_IGN}
+        # One that is ignored stays so: a shell gives SIGINT to its background jobs like that. None: not Python's to give back.
+        self._before = {number: found for number in STOPPED if (found := signal.getsignal(number)) not in (signal.SIG_IGN, None)}
 
     def _stop(self, number: int, _frame: object) -> None:
         if self.working:
@@ -319,17 +320,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _call(argv)
         sys.stdout.flush()
         signals.working = False
-    except BrokenPipeError:  # nobody reads the result any more; the work itself is done
+    except BaseException as exc:
         signals.working = False
-        mute_stdout()
-        code = ExitCode.DONE
-    except BaseException:
-        signals.working = False
-        # Whatever it is: a library that is interrupted may raise an error of its own.
-        if signals.arrived is None:
+        if signals.arrived is not None:  # whatever was raised: a library that is interrupted may raise an error of its own
+            how, code = STOPPED[signal.Signals(signals.arrived)]
+            with contextlib.suppress(OSError):  # nobody reads it
+                _say_error(f"{how}; what was published stays whole", "run the same command again to finish")
+        elif isinstance(exc, BrokenPipeError):  # nobody reads the result any more; the work itself is done
+            mute_stdout()
+            code = ExitCode.DONE
+        else:
             raise
-        how, code = STOPPED[signal.Signals(signals.arrived)]
-        _say_error(f"{how}; what was published stays whole", "run the same command again to finish")
     finally:
         signals.give_back()
     return code

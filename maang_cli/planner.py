@@ -3,7 +3,7 @@
 A grouped call brings one session for all tickers, a range call one ticker for a whole span of sessions. What is missing is a set
 of (ticker, session) pairs: the edges of a bipartite graph. Calls that bring all of them are a vertex cover, the smallest being as
 large as the largest matching (Koenig). Sessions that lack the same tickers are one node with a weight, and so are tickers that
-are missing on the same sessions: the usual hole, a rectangle, is one edge however large it is.
+are missing on the same sessions: a hole of a few rectangles has a few edges, however large they are.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
 
@@ -764,10 +765,10 @@ def test_a_signal_ends_a_run_with_one_clear_line_and_the_next_run_goes_on(
 
 
 ENDLESS = """
-from maang_cli import cli, sql
+from maang_cli import __main__, sql
 slow = "SELECT sum(range) AS total FROM range(1000000000000)"
 sql.text = lambda *_, **__: print("begun", flush=True) or slow
-raise SystemExit(cli.main())
+raise SystemExit(__main__.main())
 """
 """`maang`, of which each query takes hours."""
 
@@ -781,10 +782,47 @@ def test_a_signal_in_the_middle_of_a_query_is_told_like_any_other(maang: Maang, 
         assert process.stdout.readline() == "begun\n"
         time.sleep(0.5)  # from the query's text to the query
         process.send_signal(number)
-        out, err = process.communicate(timeout=PATIENCE)
+        try:
+            out, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
     message, hint = failed(Outcome(process.returncode, out, err), code)
     assert said in message
     assert "again" in hint
+
+
+def test_a_signal_that_comes_twice_in_the_middle_of_a_query_ends_it_the_same_way(maang: Maang) -> None:
+    assert maang("run-day", *ON_DAY, *SAMPLE).code == 0
+    argv = [sys.executable, "-c", ENDLESS, "show", *ON_DAY, *SAMPLE, "-q"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(0.5)
+        try:
+            while process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.002)
+            _, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert process.returncode == ExitCode.INTERRUPTED, err
+
+
+def test_a_signal_ends_the_wait_for_another_writer_and_nothing_is_done(home: Path, maang: Maang) -> None:
+    assert maang("init-tables", *SAMPLE).code == 0
+    argv = [*PROGRAM, "ingest", *ON_DAY, *SAMPLE, "-v"]
+    with (
+        FileLock(home / "warehouse" / "writer.lock"),
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+    ):
+        time.sleep(5)  # it has come to the lock by then; if it has not, it is stopped on its way
+        process.send_signal(signal.SIGTERM)
+        try:
+            out, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert "terminated" in failed(Outcome(process.returncode, out, "\n".join(err.splitlines()[-2:]) + "\n"), 143)[0]
+    assert not [path for path in (home / "warehouse" / "maang_sample").iterdir() if "staging" in path.name]
 
 
 def test_a_signal_that_is_ignored_stays_so(polygon: PolygonServer, maang: Maang) -> None:

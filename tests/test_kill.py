@@ -77,8 +77,8 @@ def _counted(at: int | None, send: int, touching_disk: list[int] | None) -> Call
         number = next(events)
         if number == at:
             if catchable:
-                # The main thread misses a signal that comes on its way into a wait. It would have it afterwards, but in CPython
-                # 3.11 a thread that is profiled does not go on while a signal is pending: so the wait is interrupted for it.
+                # A signal that comes just before the main thread waits is seen after the wait. In CPython 3.11 a thread that is
+                # profiled does not go on while a signal is pending, and so the wait would never end: it is interrupted.
                 signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
             os.kill(os.getpid(), send)
         if touching_disk is not None:
@@ -111,7 +111,8 @@ def _child(job: Job) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     backfill.BATCH_ROWS = BATCH_ROWS
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):  # the first two come too early or too late for `main`
+    # SIGINT and SIGTERM may come before `main` listens, or after it has let go; SIGALRM interrupts waits.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, lambda *_: None)
     touching_disk = [0] if job.notes else None
     if job.at or job.notes:

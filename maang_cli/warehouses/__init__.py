@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from maang_cli.errors import SettingsError
 
@@ -17,7 +17,7 @@ def _local(settings: Settings, purpose: str = "") -> Warehouse:  # noqa: ARG001
     from maang_cli.warehouses import local, shield
 
     keep = (settings.keep_snapshots, settings.keep_days)
-    return cast("Warehouse", shield.Shielded(lambda: local.LocalWarehouse(settings.home, settings.schema_name, *keep)))
+    return shield.shielded(lambda: local.LocalWarehouse(settings.home, settings.schema_name, *keep))
 
 
 def _databricks(settings: Settings, purpose: str = "") -> Warehouse:

@@ -93,7 +93,7 @@ class Writer:
 
 
 def _narrowed(field: pa.Field) -> pa.Field:
-    """The field as `tables.arrow_schema` has it, so that rows need not be widened to be written: PyIceberg's types are larger."""
+    """The field with decimals and lists as `tables.arrow_schema` has them: PyIceberg's are larger, and rows would be widened."""
     kind = field.type
     if pa.types.is_decimal(kind):
         return field.with_type(arrow_decimal(kind.precision, kind.scale))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import threading
 import uuid
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -84,11 +85,15 @@ _LOST = (CommitFailedException, TableAlreadyExistsError, ValidationException)
 def _settle() -> None:
     """Wait for PyIceberg's threads, and let it make new ones.
 
-    When one of them finds the disk full, or a signal arrives, the others go on writing: a sweep before they end would miss files.
+    When one of them finds the disk full, the others go on writing: a sweep before they end would miss files.
     """
     executor, ExecutorFactory._instance = ExecutorFactory._instance, None
     if executor is not None:
         executor.shutdown(wait=True)
+
+
+class Interrupted(Exception):
+    """The work was to end before it was done. Nobody waits for its result any more."""
 
 
 class Overtaken(Exception):
@@ -113,6 +118,8 @@ class Store:
         self.schema = schema
         self._keep = keep
         self._note = litter.Note(root / "write.json")
+        self.interrupted = threading.Event()
+        """Set by another thread when the work is to end."""
         with translated(root):
             try:
                 root.mkdir(parents=True, exist_ok=True)
@@ -264,6 +271,11 @@ class Store:
         shutil.rmtree(self._folder(name), ignore_errors=True)
         return True
 
+    def must_go_on(self) -> None:
+        """Raises Interrupted when the work is to end."""
+        if self.interrupted.is_set():
+            raise Interrupted
+
     def _folder(self, name: str) -> Path:
         return self.root / self.schema / name
 
@@ -281,7 +293,7 @@ class Store:
             try:
                 yield writer
             except BaseException as exc:
-                if isinstance(exc, OSError) or not isinstance(exc, Exception):
+                if isinstance(exc, OSError):
                     _settle()
                 self._note.sweep(self.root, self.catalog)
                 raise
@@ -290,8 +302,9 @@ class Store:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            self._lock.acquire()
+            self._lock.acquire(cancel_check=self.interrupted.is_set)
         except Timeout as exc:
+            self.must_go_on()
             raise WarehouseFailed(
                 f"another maang has been writing to {self.root} for over {LOCK_SECONDS} s",
                 hint="wait for it to end, then run the same command again",

@@ -178,8 +178,12 @@ class LocalWarehouse:
         raise CommitLost(f"{self._store.schema}.{name} is being changed all the time", hint="run the same command again")
 
     def interrupt(self) -> None:
-        """End the query that another thread is carrying out, if any."""
+        """Have the verb that another thread is carrying out end before its next query or its wait for the lock does."""
+        self._store.interrupted.set()
         self._duckdb.interrupt()
+
+    def proceed(self) -> None:
+        self._store.interrupted.clear()
 
     def close(self) -> None:
         self._duckdb.close()
@@ -203,7 +207,9 @@ class LocalWarehouse:
 
     def _run(self, query: Query, holes: dict[str, str]) -> pa.Table:
         started = time.monotonic()
-        result = self._duckdb.sql(_LONG_LIST.sub(_split, sql.fill(query.text, holes))).to_arrow_table()
+        relation = self._duckdb.sql(_LONG_LIST.sub(_split, sql.fill(query.text, holes)))
+        self._store.must_go_on()  # DuckDB itself forgets an interruption that comes before it runs
+        result = relation.to_arrow_table()
         log.debug("query on %s: %d rows, %.3f s", ", ".join(holes), result.num_rows, time.monotonic() - started)
         return result
 

@@ -8,9 +8,10 @@ a signal interrupts the wait for a verb, and never the verb: that is asked to en
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,12 +24,21 @@ class Interruptible(Protocol):
     def interrupt(self) -> None:
         """Called while another thread carries out a verb: that is to end soon, done or with nothing of it visible."""
 
+    def proceed(self) -> None:
+        """Called before each verb: an earlier one may have been interrupted."""
+
     def close(self) -> None: ...
 
 
-class Shielded:
-    """Has the verbs of the warehouse that `open_warehouse` makes."""
+W = TypeVar("W", bound=Interruptible)
 
+
+def shielded(open_warehouse: Callable[[], W]) -> W:
+    """What `open_warehouse` makes, out of the reach of signals."""
+    return cast("W", _Shielded(open_warehouse))
+
+
+class _Shielded:
     def __init__(self, open_warehouse: Callable[[], Interruptible]) -> None:
         # Queues of this kind have no lock that an interrupted caller could keep, as those of an Executor have.
         self._asked: SimpleQueue[tuple[Callable[[], Any], Answer] | None] = SimpleQueue()
@@ -46,33 +56,44 @@ class Shielded:
         return partial(self._do, found) if callable(found) else found
 
     def close(self) -> None:
-        self._do(self._warehouse.close)
-        self._asked.put(None)
+        if not self._thread.is_alive():  # closed before
+            return
+        try:
+            self._do(self._warehouse.close)
+        finally:
+            self._asked.put(None)
         self._thread.join()
 
     def _do(self, verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not self._thread.is_alive():
+            raise RuntimeError("the warehouse is closed")
         answer: Answer = SimpleQueue()
         try:
             self._asked.put((partial(verb, *args, **kwargs), answer))
             done, failed = answer.get()
         except BaseException:
             if self._warehouse is not None:
-                self._warehouse.interrupt()
+                with suppress(Exception):  # it may be closed by now
+                    self._warehouse.interrupt()
             raise
         if failed is not None:
-            raise failed
+            try:
+                raise failed
+            finally:
+                del failed  # it refers to this frame, and so to the rows that were handed over
         return done
 
     def _work(self) -> None:
         while self._carry_out(self._asked.get()):  # nothing is kept here between verbs, such as rows
             pass
 
-    @staticmethod
-    def _carry_out(asked: tuple[Callable[[], Any], Answer] | None) -> bool:
+    def _carry_out(self, asked: tuple[Callable[[], Any], Answer] | None) -> bool:
         if asked is None:
             return False
         verb, answer = asked
         try:
+            if self._warehouse is not None:
+                self._warehouse.proceed()
             answer.put((verb(), None))
         except BaseException as exc:  # noqa: BLE001 - raised where it was asked for
             answer.put((None, exc))

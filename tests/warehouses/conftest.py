@@ -19,6 +19,7 @@ from maang_cli.tables import PRODUCTION, STAGED_COLUMNS, Table, arrow_schema
 from maang_cli.warehouses import WAREHOUSES
 from maang_cli.warehouses.base import Query, Read, Replaced, Warehouse
 from maang_cli.warehouses.local import LocalWarehouse
+from maang_cli.warehouses.shield import shielded
 
 Opener = Callable[[], Warehouse]
 """Opens the same warehouse once more, as another process would."""
@@ -30,7 +31,7 @@ STAGING = Table("daily_stock_prices_staging_of_a_test", STAGED_COLUMNS)
 
 def _local(request: pytest.FixtureRequest) -> Opener:
     home: Path = request.getfixturevalue("home")
-    return lambda: LocalWarehouse(home, "maang", keep_snapshots=100)
+    return lambda: shielded(lambda: LocalWarehouse(home, "maang", keep_snapshots=100))
 
 
 def _databricks(request: pytest.FixtureRequest) -> Opener:
