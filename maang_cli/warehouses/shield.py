@@ -42,6 +42,7 @@ class _Shielded:
     def __init__(self, open_warehouse: Callable[[], Interruptible]) -> None:
         # Queues of this kind have no lock that an interrupted caller could keep, as those of an Executor have.
         self._asked: SimpleQueue[tuple[Callable[[], Any], Answer] | None] = SimpleQueue()
+        self._closed = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
         self._warehouse: Any = None  # an Interruptible, once it is open
@@ -56,16 +57,17 @@ class _Shielded:
         return partial(self._do, found) if callable(found) else found
 
     def close(self) -> None:
-        if not self._thread.is_alive():  # closed before
+        if self._closed:
             return
         try:
             self._do(self._warehouse.close)
         finally:
+            self._closed = True
             self._asked.put(None)
         self._thread.join()
 
     def _do(self, verb: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if not self._thread.is_alive():
+        if self._closed:
             raise RuntimeError("the warehouse is closed")
         answer: Answer = SimpleQueue()
         try:
