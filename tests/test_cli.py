@@ -24,6 +24,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
 
 from maang_cli import __version__, errors
+from maang_cli.__main__ import STOPPED
 from maang_cli.cli import app, main
 from maang_cli.errors import ExitCode, MaangError
 from maang_cli.sources.answers import Contradiction
@@ -791,7 +792,8 @@ def test_a_signal_in_the_middle_of_a_query_is_told_like_any_other(maang: Maang, 
     assert "again" in hint
 
 
-def test_a_signal_that_comes_twice_in_the_middle_of_a_query_ends_it_the_same_way(maang: Maang) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_again_and_again_ends_a_query_the_same_way(maang: Maang, number: signal.Signals) -> None:
     assert maang("run-day", *ON_DAY, *SAMPLE).code == 0
     argv = [sys.executable, "-c", ENDLESS, "show", *ON_DAY, *SAMPLE, "-q"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -800,12 +802,42 @@ def test_a_signal_that_comes_twice_in_the_middle_of_a_query_ends_it_the_same_way
         time.sleep(0.5)
         try:
             while process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
                 time.sleep(0.002)
             _, err = process.communicate(timeout=PATIENCE)
         finally:
             process.kill()
-    assert process.returncode == ExitCode.INTERRUPTED, err
+    assert process.returncode == STOPPED + number, err
+
+
+LOADING = """
+import sys, time
+from maang_cli import __main__
+
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "maang_cli.cli":
+            print("begun", flush=True)
+            time.sleep(3600)
+
+sys.meta_path.insert(0, Slow())
+raise SystemExit(__main__.main())
+"""
+"""`maang`, whose modules take an hour to load."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_modules_are_loaded_is_told_in_one_line(number: signal.Signals) -> None:
+    argv = [sys.executable, "-c", LOADING, "--version"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(number)
+        try:
+            _, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, err) == (STOPPED + number, f"stopped by {number.name}\n")
 
 
 def test_a_signal_ends_the_wait_for_another_writer_and_nothing_is_done(home: Path, maang: Maang) -> None:

@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 DAGS = Path(__file__).parents[2] / "dags"
 BIN = Path(sys.executable).parent
@@ -158,15 +158,28 @@ class StartedAirflow:
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
         }
 
+    PARTS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "api-server": ("--host", "127.0.0.1"),
+        "scheduler": ("--skip-serve-logs",),
+        "dag-processor": (),
+    }
+
     def start(self) -> None:
-        for name, *arguments in (
-            ("api-server", "--host", "127.0.0.1"),
-            ("scheduler", "--skip-serve-logs"),
-            ("dag-processor",),
-        ):
-            self.processes[name] = self.airflow.popen(name, *arguments, log=self.airflow.home / f"{name}.log")
+        for name in self.PARTS:
+            self._start(name)
         until(self._healthy, "Airflow did not start: see its logs")
         until(lambda: self._dag_is_there() or None, "the DAG was not parsed")
+
+    def _start(self, name: str) -> None:
+        self.processes[name] = self.airflow.popen(name, *self.PARTS[name], log=self.airflow.home / f"{name}.log")
+
+    def _supervise(self) -> None:
+        """Start a scheduler anew that has ended, as a service manager does.
+
+        On SQLite it ends when `airflow backfill create` rolls back, the database being locked, runs that it has already seen.
+        """
+        if "scheduler" in self.processes and self.processes["scheduler"].poll() is not None:
+            self._start("scheduler")
 
     def stop(self) -> None:
         for process in self.processes.values():
@@ -186,6 +199,7 @@ class StartedAirflow:
         return bool(self.get("/api/v2/dags?dag_id_pattern=stock_dag")["dags"])
 
     def get(self, path: str) -> Any:
+        self._supervise()
         return self._call("GET", path, None)
 
     def post(self, path: str, body: object) -> Any:
