@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 import pyarrow as pa
@@ -118,11 +118,13 @@ class DatabricksWarehouse:
     def _stage(self, table: Table, source: str) -> None:
         columns = ", ".join(f"CAST({column.name} AS {column.type}) AS {column.name}" for column in table.columns)
         statement = f"CREATE OR REPLACE TABLE {self._name(table)} USING ICEBERG AS SELECT {columns} FROM {source}"
-        try:
-            self._connection.run(statement, expect=(Missing,))
-        except Missing:  # the schema: this step was not preceded by init-tables
+        for _ in range(ATTEMPTS):
+            # Missing: the schema, where init-tables did not come before; or a table of this name that another run just dropped.
+            with suppress(Missing):
+                self._connection.run(statement, expect=(Missing,))
+                return
             self._make_schema()
-            self._connection.run(statement)
+        self._connection.run(statement)
 
     def _stage_file(self, table: Table, rows: pa.Table) -> None:
         if self._volume is None:
