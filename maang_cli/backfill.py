@@ -1,6 +1,6 @@
 """Many sessions at once: what production lacks is found, fetched with the fewest calls, and published a batch at a time.
 
-Nothing is remembered between runs: what is left to do is read from the tables, so the next run finishes one that was killed.
+What is left to do is read from the tables, so the next run finishes one that was killed.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ log = logging.getLogger("maang")
 
 BATCH_ROWS = 250_000
 """Rows of one batch, which is one commit a table. Its windows take some 400 MB while they are merged."""
+BATCH_MINUTES = 10
+"""Minutes of grouped calls for one batch at the key's pace, at most: what a run that is killed may have to ask for again."""
+BATCH_CALLS = 100
+"""The same of a key whose pace is not known."""
 COMPARED_ROWS = 250_000
 """Windows that are recomputed and compared in one query; it takes some 300 MB."""
 ATTEMPTS = 5
@@ -77,6 +81,8 @@ class Plan:
     batches: tuple[Batch, ...]
     calls: Calls
     per_minute: int | None
+    refetch: bool = False
+    """What an earlier run was told will not do."""
 
     @property
     def rows(self) -> int:
@@ -222,18 +228,24 @@ def _chunks(days: Sequence[date], request: Request, rows: int) -> list[tuple[dat
     return [tuple(days[i : i + size]) for i in range(0, len(days), size)]
 
 
-def cut(missing: Mapping[date, frozenset[str]], most: int | None = None) -> tuple[Batch, ...]:
-    """Batches by the first of their sessions: those that lack the same tickers, of `most` rows if they can be that small."""
-    groups: dict[frozenset[str], list[date]] = {}
+def cut(missing: Mapping[date, frozenset[str]], calls: Calls, most_calls: int, most_rows: int | None = None) -> tuple[Batch, ...]:
+    """Batches by the first of their sessions: those that lack the same tickers, of `most_rows` rows if they can be that small.
+
+    A batch has to wait for `most_calls` of the grouped calls; range calls all come before the first.
+    """
+    grouped = frozenset(calls.grouped)
+    batches: list[tuple[frozenset[str], list[date]]] = []
+    filling: dict[frozenset[str], tuple[list[date], int]] = {}
     for day in sorted(missing):
-        groups.setdefault(missing[day], []).append(day)
-    batches = [
-        Batch(tuple(sorted(tickers)), tuple(days[i : i + size]))
-        for tickers, days in groups.items()
-        for size in [max(min(BATCH_ROWS, most or BATCH_ROWS) // len(tickers), 1)]
-        for i in range(0, len(days), size)
-    ]
-    return tuple(sorted(batches, key=lambda batch: batch.sessions))
+        tickers = missing[day]
+        most = max(min(BATCH_ROWS, most_rows or BATCH_ROWS) // len(tickers), 1)
+        days, asked = filling.get(tickers, ([], 0))
+        if not days or len(days) == most or asked + (day in grouped) > most_calls:
+            days, asked = [], 0
+            batches.append((tickers, days))
+        days.append(day)
+        filling[tickers] = days, asked + (day in grouped)
+    return tuple(Batch(tuple(sorted(tickers)), tuple(days)) for tickers, days in batches)
 
 
 def plan(source: Source, warehouse: Warehouse, request: Request, *, refetch: bool = False) -> Plan:
@@ -241,7 +253,9 @@ def plan(source: Source, warehouse: Warehouse, request: Request, *, refetch: boo
     holes = find_holes(warehouse, request, refetch=refetch)
     renewed = {later for day in holes.missing for later in calendar.touched(day)}
     windows = {day: found for day, found in find_stale(warehouse, request).items() if day not in renewed}
-    return Plan(request, holes, windows, cut(holes.missing, warehouse.most_staged), source.plan(holes.missing), source.per_minute)
+    calls, pace = source.plan(holes.missing, resume=not refetch), source.per_minute
+    batches = cut(holes.missing, calls, pace * BATCH_MINUTES if pace else BATCH_CALLS, warehouse.most_staged)
+    return Plan(request, holes, windows, batches, calls, pace, refetch)
 
 
 def run(source: Source, warehouse: Warehouse, todo: Plan, tell: Callable[[Tally], None]) -> Backfilled:
@@ -254,7 +268,8 @@ def run(source: Source, warehouse: Warehouse, todo: Plan, tell: Callable[[Tally]
     pipeline.init_tables(warehouse, request, only=(pipeline.SCHEMA, "production", "cumulative"))
     done = Backfilled(todo, _nothing(warehouse, PRODUCTION), _nothing(warehouse, CUMULATIVE))
     clock = _Clock(source, todo, tell)
-    with contextlib.closing(source.fetch(todo.holes.missing, [batch.sessions for batch in todo.batches], clock.tick)) as answers:
+    missing, batches = todo.holes.missing, [batch.sessions for batch in todo.batches]
+    with contextlib.closing(source.fetch(missing, batches, clock.tick, resume=not todo.refetch)) as answers:
         for batch, fetched in zip(todo.batches, answers, strict=True):
             _land(warehouse, request, batch, fetched, done)
             clock.landed(batch, fetched.rows.num_rows)

@@ -29,6 +29,8 @@ class Calls:
     """Sessions, in order: one call each, for all tickers."""
     ranges: Mapping[str, tuple[date, date]] = field(default_factory=dict)
     """Ticker to the first and last session that one call spans; none of its sessions in between is among `grouped`' own."""
+    in_hand: int = 0
+    """Answers that an earlier run has left; they cost no call."""
 
     @property
     def number(self) -> int:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from maang_cli import backfill, sessions, settings
 from maang_cli.checks import AllowMissing
 from maang_cli.pipeline import Request
+from maang_cli.planner import Calls
 from maang_cli.sources import SOURCES
+from maang_cli.sources.spool import Spool
 from maang_cli.warehouses import WAREHOUSES
 from maang_cli.warehouses.base import Warehouse
 from tests.conftest import Maang
@@ -295,6 +302,38 @@ def test_a_plan_says_what_a_backfill_then_does(maang: Maang, market_open: Polygo
     assert (done["calls"], done["production"]["inserted"], len(market_open.requests)) == (3, plan["rows"], 3)
 
 
+@pytest.mark.parametrize("refetch", [(), ("--refetch",)], ids=["", "refetch"])
+def test_what_a_killed_run_was_told_is_not_asked_again_but_to_refetch(
+    refetch: tuple[str, ...], maang: Maang, polygon: PolygonServer, home: Path
+) -> None:
+    names = ("A", "B", "C", "D", "E", "F")
+    ours = wide_open(polygon, names)
+    gone = threading.Event()
+
+    def hang(path: str) -> None:
+        if "/E/range" in path or "/F/range" in path:
+            gone.wait(60)
+
+    polygon.always = hang
+    argv = [sys.executable, "-m", "maang_cli", "backfill", *RANGE, *ours]
+    with subprocess.Popen(argv, env=os.environ | {"MAANG_RETRY_SECONDS": "60"}) as process:
+        told = Spool(home, urlsplit(polygon.url).netloc, resume=True)
+        while len(told.peek().answers) < 4 and process.poll() is None:
+            time.sleep(0.05)
+        process.kill()
+    gone.set()
+    polygon.requests.clear()
+    if not refetch:
+        assert maang("plan", *RANGE, *ours).out.startswith(
+            f"{len(DAYS)} sessions to fetch, 2 calls, 4 answers of a killed run in hand"
+        )
+    done = maang("backfill", *RANGE, *ours, *refetch, "--json")
+    assert (done.code, json.loads(done.out)["calls"]) == (0, 6 if refetch else 2), done.err
+    assert held(maang, names) == [(str(day), len(names)) for day in DAYS]
+    assert (home / "answers").exists() == bool(refetch)
+    assert maang("status", *RANGE, *ours).code == 0
+
+
 def test_a_plan_of_more_than_an_hour_is_not_begun_without_a_yes(
     maang: Maang, market_open: PolygonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,16 +345,37 @@ def test_a_plan_of_more_than_an_hour_is_not_begun_without_a_yes(
     assert "hint: give --yes" in done.err
 
 
+def cut(missing: dict[date, frozenset[str]], grouped: Sequence[date] = (), calls: int = 100) -> list[tuple[object, ...]]:
+    return [(batch.tickers, batch.sessions) for batch in backfill.cut(missing, Calls(tuple(grouped)), calls)]
+
+
 def test_batches_hold_sessions_that_lack_the_same_and_are_not_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backfill, "BATCH_ROWS", 6)
     some, all_of_them = frozenset(["A"]), frozenset(["A", "B", "C"])
     missing = {day: some if number in (3, 4) else all_of_them for number, day in enumerate(DAYS[:8])}
-    assert [(batch.tickers, batch.sessions) for batch in backfill.cut(missing)] == [
+    assert cut(missing) == [
         (("A", "B", "C"), DAYS[0:2]),
         (("A", "B", "C"), (DAYS[2], DAYS[5])),
         (("A",), DAYS[3:5]),
         (("A", "B", "C"), DAYS[6:8]),
     ]
+
+
+def test_a_batch_waits_for_so_many_calls_and_no_more() -> None:
+    missing = dict.fromkeys(DAYS[:8], frozenset(["A"]))
+    assert cut(missing, grouped=DAYS[:8], calls=3) == [(("A",), days) for days in (DAYS[0:3], DAYS[3:6], DAYS[6:8])]
+    assert cut(missing, grouped=DAYS[1:4:2], calls=1) == [(("A",), days) for days in (DAYS[0:3], DAYS[3:8])]
+    assert cut(missing, calls=1) == [(("A",), DAYS[:8])]
+
+
+def test_a_batch_takes_ten_minutes_of_calls(maang: Maang, polygon: PolygonServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = ("--tickers", ",".join(f"T{number}" for number in range(300)))
+    year = ("--from", "2024-10-01", "--to", "2025-09-30")
+    for pace, batches in (("", 3), ("5", 5), ("1000", 1)):
+        monkeypatch.setenv("MAANG_CALLS_PER_MINUTE", pace)
+        plan = json.loads(maang("plan", *year, *wide, "--json").out)
+        assert (plan["grouped_calls"], plan["batches"]) == (250, batches)
+    assert polygon.requests == []
 
 
 def test_many_batches_make_the_same_tables(maang: Maang, market_open: PolygonServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,7 @@ def _(value: Plan) -> dict[str, Any]:
         "calls": value.calls.number,
         "grouped_calls": len(value.calls.grouped),
         "range_calls": len(value.calls.ranges),
+        "answers_in_hand": value.calls.in_hand,
         "calls_per_minute": value.per_minute,
         "minutes": round(value.seconds / 60, 1),
         "batches": len(value.batches),

@@ -7,16 +7,15 @@ missing `results` and `status: ERROR` into an empty list (`polygon/rest/base.py`
 from __future__ import annotations
 
 import logging
-import tempfile
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.ipc
 from polygon import RESTClient
 
 from maang_cli import planner
@@ -26,10 +25,12 @@ from maang_cli.sources.answers import SCHEMA, Contradiction, Page, Reader
 from maang_cli.sources.base import Fetched
 from maang_cli.sources.crew import Crew
 from maang_cli.sources.pacer import Pacer
+from maang_cli.sources.spool import Spool
 from maang_cli.sources.transport import BeyondPlan, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from maang_cli.planner import Calls
     from maang_cli.settings import Settings
@@ -45,8 +46,6 @@ IN_FLIGHT = 4
 """Calls at once: enough to hide the way there and back, far below what any plan allows."""
 AHEAD = 16
 """Answers that may wait to be used; a whole market's day takes 2 MB."""
-SPOOLED_ROWS = 100_000
-"""Rows of range calls that are kept in memory before they are sorted into batches on disk."""
 MOST_BARS = 50_000
 """What the API gives in one page of daily bars."""
 
@@ -57,8 +56,10 @@ class PolygonSource:
     name = "polygon"
     made_up = False
 
-    def __init__(self, token: str, base: str, budget: float, per_minute: int | None = None) -> None:
+    def __init__(self, token: str, base: str, budget: float, home: Path, per_minute: int | None = None) -> None:
+        """`home`: where the answers of a run that is killed are kept for the next."""
         self._base = urlsplit(base)
+        self._home = home
         self._pacer = Pacer(per_minute)
         self._transport = Transport(base, token, budget, self._pacer)
         self._reader = Reader(self._base.netloc, self._transport.clean)
@@ -73,12 +74,20 @@ class PolygonSource:
     def per_minute(self) -> int | None:
         return self._pacer.per_minute
 
-    def plan(self, missing: Mapping[date, frozenset[str]]) -> Calls:
-        return planner.fewest(missing)
+    def plan(self, missing: Mapping[date, frozenset[str]], *, resume: bool = False) -> Calls:
+        return self._fewest(missing, self._spool(resume=resume).peek())
+
+    def _spool(self, *, resume: bool) -> Spool:
+        return Spool(self._home, self._base.netloc, resume=resume)
+
+    @staticmethod
+    def _fewest(missing: Mapping[date, frozenset[str]], spool: Spool) -> Calls:
+        wanted = _tickers(missing)
+        in_hand = sum(answer.ticker in wanted for answer in spool.answers)
+        return replace(planner.fewest(spool.lacking(missing)), in_hand=in_hand)
 
     def bars(self, tickers: Sequence[str], sessions: Sequence[date]) -> pa.Table:
-        wanted = frozenset(tickers)
-        fetched = next(self.fetch(dict.fromkeys(sessions, wanted), [sessions]))
+        (fetched,) = self.fetch(dict.fromkeys(sessions, frozenset(tickers)), [sessions])
         for error in fetched.failed.values():
             raise error
         return fetched.rows
@@ -88,24 +97,29 @@ class PolygonSource:
         missing: Mapping[date, frozenset[str]],
         batches: Sequence[Sequence[date]],
         tick: Callable[[], None] = lambda: None,
+        *,
+        resume: bool = False,
     ) -> Generator[Fetched]:
-        calls = self.plan(missing)
         with ExitStack() as stack:
-            spool = stack.enter_context(_Spool(batches))
-            failed = self._fetch_ranges(calls, missing, spool, tick) if calls.ranges else {}
-            wanted = frozenset(calls.grouped)
-            order = [day for batch in batches for day in batch if day in wanted]
+            spool = stack.enter_context(self._spool(resume=resume))
+            calls = self._fewest(missing, spool)
+            asked = frozenset(calls.grouped)
+            ranged = {day: tickers for day, tickers in missing.items() if day not in asked and tickers}
+            failed = self._fetch_ranges(calls, sorted(ranged), spool, tick) if ranged else {}
+            order = [day for batch in batches for day in batch if day in asked]
             grouped = self._fetch_grouped(order, missing, stack, tick)
-            for number, batch in enumerate(batches):
-                tables, errors = [spool.rows(number)], {day: failed[day] for day in batch if day in failed}
+            for batch in batches:
+                tables = [spool.rows(_by_ticker({day: ranged[day] for day in batch if day in ranged}))]
+                errors = {day: failed[day] for day in batch if day in failed}
                 for day in batch:
-                    if day in wanted:
+                    if day in asked:
                         page = next(grouped)
                         if isinstance(page, MaangError):
                             errors[day] = page
                         else:
                             tables.append(page.rows)
                 yield Fetched(pa.concat_tables(tables), dict(sorted(errors.items())))
+            spool.forget(_tickers(missing))
 
     def _fetch_grouped(
         self,
@@ -171,27 +185,18 @@ class PolygonSource:
         return low
 
     def _fetch_ranges(
-        self, calls: Calls, missing: Mapping[date, frozenset[str]], spool: _Spool, tick: Callable[[], None]
+        self, calls: Calls, wanted: Sequence[date], spool: Spool, tick: Callable[[], None]
     ) -> dict[date, MaangError]:
-        """Put the bars of the range calls into the spool; returns the sessions that can't be had."""
-        grouped = frozenset(calls.grouped)
-        wanted = sorted(day for day, tickers in missing.items() if day not in grouped and tickers)
-        days = pa.array(wanted, pa.date32())
-        by_ticker = _days_by_ticker(missing, wanted, calls.ranges)
+        """Put the bars of the range calls into the spool; returns the sessions, of those in order, that can't be had."""
 
         def ask(ticker: str) -> pa.Table:
-            rows = self._range(ticker, *calls.ranges[ticker])
-            mine = by_ticker[ticker]
-            return rows.filter(pc.is_in(rows["session"], days if mine is None else pa.array(mine, pa.date32())))
+            return self._range(ticker, *calls.ranges[ticker])
 
-        seen: set[date] = set()
         with Crew(ask, IN_FLIGHT) as crew:
-            for rows in crew.map(calls.ranges, AHEAD):
-                seen.update(pc.unique(rows["session"]).to_pylist())
-                spool.add(rows)
+            for ticker, rows in zip(calls.ranges, crew.map(calls.ranges, AHEAD), strict=True):
+                spool.add(ticker, *calls.ranges[ticker], rows)
                 tick()
-        spool.flush()
-        return self._unserved(wanted, seen)
+        return self._unserved(wanted, spool.sessions())
 
     def _unserved(self, wanted: Sequence[date], seen: set[date]) -> dict[date, MaangError]:
         """Which sessions at the ends of a range have no bars because the vendor does not serve them: the range does not say."""
@@ -277,56 +282,21 @@ def _session_before(day: date) -> date:
     return calendar.between(day - timedelta(days=10), day - timedelta(days=1))[-1]
 
 
-def _days_by_ticker(
-    missing: Mapping[date, frozenset[str]], days: Sequence[date], tickers: Iterable[str]
-) -> dict[str, list[date] | None]:
-    """The sessions on which each ticker is missing; None where that is all of them, as it mostly is."""
-    sets = {missing[day] for day in days}
+def _tickers(missing: Mapping[date, frozenset[str]]) -> frozenset[str]:
+    return frozenset().union(*set(missing.values()))
+
+
+def _by_ticker(missing: Mapping[date, frozenset[str]]) -> dict[str, list[date]]:
+    """The sessions on which each ticker is missing. Tickers of which that is true of all share one list."""
+    days = list(missing)
+    sets = set(missing.values())
     everywhere = frozenset.intersection(*sets) if sets else frozenset()
-    return {ticker: None if ticker in everywhere else [day for day in days if ticker in missing[day]] for ticker in tickers}
-
-
-class _Spool:
-    """Rows of range calls, which come by ticker, sorted into batches of sessions: on disk, in files without a name."""
-
-    def __init__(self, batches: Sequence[Sequence[date]]) -> None:
-        self._days = [pa.array(batch, pa.date32()) for batch in batches]
-        self._files: dict[int, tuple[IO[bytes], pa.RecordBatchWriter]] = {}
-        self._waiting: list[pa.Table] = []
-        self._stack = ExitStack()
-
-    def add(self, rows: pa.Table) -> None:
-        self._waiting.append(rows)
-        if sum(table.num_rows for table in self._waiting) >= SPOOLED_ROWS:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self._waiting:
-            return
-        rows, self._waiting = pa.concat_tables(self._waiting), []
-        for number, days in enumerate(self._days):
-            mine = rows.filter(pc.is_in(rows["session"], days)) if len(self._days) > 1 else rows
-            if mine.num_rows:
-                if number not in self._files:
-                    file = self._stack.enter_context(tempfile.TemporaryFile(prefix="maang-"))  # noqa: SIM115 - it is entered
-                    self._files[number] = (file, pa.ipc.new_stream(file, SCHEMA))
-                self._files[number][1].write_table(mine)
-
-    def rows(self, number: int) -> pa.Table:
-        """The rows of one batch; its file is given back."""
-        if number not in self._files:
-            return SCHEMA.empty_table()
-        file, writer = self._files.pop(number)
-        writer.close()
-        file.seek(0)
-        with file:
-            return pa.ipc.open_stream(file).read_all()
-
-    def __enter__(self) -> _Spool:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stack.close()
+    found = dict.fromkeys(everywhere, days)
+    if len(sets) > 1:
+        for day in days:
+            for ticker in missing[day] - everywhere:
+                found.setdefault(ticker, []).append(day)
+    return found
 
 
 def open_source(settings: Settings) -> PolygonSource:
@@ -343,5 +313,6 @@ def open_source(settings: Settings) -> PolygonSource:
         settings.polygon_token.get_secret_value(),
         settings.polygon_url,
         settings.retry_seconds,
+        settings.home,
         settings.calls_per_minute,
     )

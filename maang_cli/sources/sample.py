@@ -74,7 +74,7 @@ class SampleSource:
     def looks(self) -> Mapping[str, Callable[[], str]]:
         return {}
 
-    def plan(self, missing: Mapping[date, frozenset[str]]) -> Calls:  # noqa: ARG002
+    def plan(self, missing: Mapping[date, frozenset[str]], *, resume: bool = False) -> Calls:  # noqa: ARG002
         return Calls()
 
     def fetch(
@@ -82,6 +82,8 @@ class SampleSource:
         missing: Mapping[date, frozenset[str]],
         batches: Sequence[Sequence[date]],
         tick: Callable[[], None] = lambda: None,
+        *,
+        resume: bool = False,  # noqa: ARG002
     ) -> Generator[Fetched]:
         for batch in batches:
             rows = [_bar(ticker, session) for session in batch for ticker in sorted(missing[session])]
