@@ -81,8 +81,8 @@ class Plan:
     batches: tuple[Batch, ...]
     calls: Calls
     per_minute: int | None
-    refetch: bool = False
-    """What an earlier run was told will not do."""
+    resume: tuple[str, ...] = ()
+    """Tickers of which that will do which an earlier run was told."""
 
     @property
     def rows(self) -> int:
@@ -253,9 +253,10 @@ def plan(source: Source, warehouse: Warehouse, request: Request, *, refetch: boo
     holes = find_holes(warehouse, request, refetch=refetch)
     renewed = {later for day in holes.missing for later in calendar.touched(day)}
     windows = {day: found for day, found in find_stale(warehouse, request).items() if day not in renewed}
-    calls, pace = source.plan(holes.missing, resume=not refetch), source.per_minute
+    resume = () if refetch else request.tickers
+    calls, pace = source.plan(holes.missing, resume=resume), source.per_minute
     batches = cut(holes.missing, calls, pace * BATCH_MINUTES if pace else BATCH_CALLS, warehouse.most_staged)
-    return Plan(request, holes, windows, batches, calls, pace, refetch)
+    return Plan(request, holes, windows, batches, calls, pace, resume)
 
 
 def run(source: Source, warehouse: Warehouse, todo: Plan, tell: Callable[[Tally], None]) -> Backfilled:
@@ -269,7 +270,7 @@ def run(source: Source, warehouse: Warehouse, todo: Plan, tell: Callable[[Tally]
     done = Backfilled(todo, _nothing(warehouse, PRODUCTION), _nothing(warehouse, CUMULATIVE))
     clock = _Clock(source, todo, tell)
     missing, batches = todo.holes.missing, [batch.sessions for batch in todo.batches]
-    with contextlib.closing(source.fetch(missing, batches, clock.tick, resume=not todo.refetch)) as answers:
+    with contextlib.closing(source.fetch(missing, batches, clock.tick, resume=todo.resume)) as answers:
         for batch, fetched in zip(todo.batches, answers, strict=True):
             _land(warehouse, request, batch, fetched, done)
             clock.landed(batch, fetched.rows.num_rows)

@@ -185,6 +185,8 @@ def backfill(
     todo = run.step("plan", request, lambda request: backfill.plan(run.source, run.warehouse, request, refetch=refetch))
     if todo.seconds > ASK_SECONDS and not yes and not run.narrator.agrees(render.line(todo)):
         raise SettingsError(f"not begun: {render.line(todo)}", hint="give --yes, or a shorter range")
+    if todo.calls.in_hand:
+        run.narrator.say(f"note: answers of an earlier run in hand: {todo.calls.in_hand}")
     with run.narrator.meter() as tell:
         done = backfill.run(run.source, run.warehouse, todo, tell)
     run.finish(done)

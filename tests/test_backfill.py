@@ -317,7 +317,7 @@ def test_what_a_killed_run_was_told_is_not_asked_again_but_to_refetch(
     polygon.always = hang
     argv = [sys.executable, "-m", "maang_cli", "backfill", *RANGE, *ours]
     with subprocess.Popen(argv, env=os.environ | {"MAANG_RETRY_SECONDS": "60"}) as process:
-        told = Spool(home, urlsplit(polygon.url).netloc, resume=True)
+        told = Spool(home, urlsplit(polygon.url).netloc, names)
         while len(told.peek().answers) < 4 and process.poll() is None:
             time.sleep(0.05)
         process.kill()
@@ -325,10 +325,11 @@ def test_what_a_killed_run_was_told_is_not_asked_again_but_to_refetch(
     polygon.requests.clear()
     if not refetch:
         assert maang("plan", *RANGE, *ours).out.startswith(
-            f"{len(DAYS)} sessions to fetch, 2 calls, 4 answers of a killed run in hand"
+            f"{len(DAYS)} sessions to fetch, 2 calls, 4 answers of an earlier run in hand"
         )
     done = maang("backfill", *RANGE, *ours, *refetch, "--json")
     assert (done.code, json.loads(done.out)["calls"]) == (0, 6 if refetch else 2), done.err
+    assert ("note: answers of an earlier run in hand: 4\n" in done.err) != bool(refetch)
     assert held(maang, names) == [(str(day), len(names)) for day in DAYS]
     assert (home / "answers").exists() == bool(refetch)
     assert maang("status", *RANGE, *ours).code == 0

@@ -29,7 +29,7 @@ from maang_cli.sources.spool import Spool
 from maang_cli.sources.transport import BeyondPlan, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from maang_cli.planner import Calls
@@ -74,17 +74,11 @@ class PolygonSource:
     def per_minute(self) -> int | None:
         return self._pacer.per_minute
 
-    def plan(self, missing: Mapping[date, frozenset[str]], *, resume: bool = False) -> Calls:
-        return self._fewest(missing, self._spool(resume=resume).peek())
+    def plan(self, missing: Mapping[date, frozenset[str]], *, resume: Collection[str] = ()) -> Calls:
+        return _fewest(missing, self._spool(resume).peek())
 
-    def _spool(self, *, resume: bool) -> Spool:
-        return Spool(self._home, self._base.netloc, resume=resume)
-
-    @staticmethod
-    def _fewest(missing: Mapping[date, frozenset[str]], spool: Spool) -> Calls:
-        wanted = _tickers(missing)
-        in_hand = sum(answer.ticker in wanted for answer in spool.answers)
-        return replace(planner.fewest(spool.lacking(missing)), in_hand=in_hand)
+    def _spool(self, resume: Collection[str]) -> Spool:
+        return Spool(self._home, self._base.netloc, resume)
 
     def bars(self, tickers: Sequence[str], sessions: Sequence[date]) -> pa.Table:
         (fetched,) = self.fetch(dict.fromkeys(sessions, frozenset(tickers)), [sessions])
@@ -98,11 +92,11 @@ class PolygonSource:
         batches: Sequence[Sequence[date]],
         tick: Callable[[], None] = lambda: None,
         *,
-        resume: bool = False,
+        resume: Collection[str] = (),
     ) -> Generator[Fetched]:
         with ExitStack() as stack:
-            spool = stack.enter_context(self._spool(resume=resume))
-            calls = self._fewest(missing, spool)
+            spool = stack.enter_context(self._spool(resume))
+            calls = _fewest(missing, spool)
             asked = frozenset(calls.grouped)
             ranged = {day: tickers for day, tickers in missing.items() if day not in asked and tickers}
             failed = self._fetch_ranges(calls, sorted(ranged), spool, tick) if ranged else {}
@@ -119,7 +113,7 @@ class PolygonSource:
                         else:
                             tables.append(page.rows)
                 yield Fetched(pa.concat_tables(tables), dict(sorted(errors.items())))
-            spool.forget(_tickers(missing))
+            spool.forget()
 
     def _fetch_grouped(
         self,
@@ -282,8 +276,8 @@ def _session_before(day: date) -> date:
     return calendar.between(day - timedelta(days=10), day - timedelta(days=1))[-1]
 
 
-def _tickers(missing: Mapping[date, frozenset[str]]) -> frozenset[str]:
-    return frozenset().union(*set(missing.values()))
+def _fewest(missing: Mapping[date, frozenset[str]], spool: Spool) -> Calls:
+    return replace(planner.fewest(spool.lacking(missing)), in_hand=len(spool.answers) if missing else 0)
 
 
 def _by_ticker(missing: Mapping[date, frozenset[str]]) -> dict[str, list[date]]:

@@ -63,15 +63,15 @@ class Answer:
 class Spool:
     """The answers of one run, and of earlier ones that were killed. One run at a time keeps its answers for the next."""
 
-    def __init__(self, folder: Path, vendor: str, *, resume: bool) -> None:
-        """`resume`: earlier answers are taken up, and those of this run are kept if it is killed."""
+    def __init__(self, folder: Path, vendor: str, resume: Collection[str] = ()) -> None:
+        """`resume`: of these tickers earlier answers are taken up, and those of this run are kept if it is killed."""
         self._path = folder / "answers"
         self._lock = FileLock(folder / "answers.lock", timeout=0)
         self._vendor = vendor
-        self._resume = resume
+        self._resume = frozenset(resume)
         self._stack = ExitStack()
         self._file: IO[bytes] | None = None
-        self._named = False
+        self._named = self._others = False
         self.answers: list[Answer] = []
         """In the order in which they came."""
 
@@ -79,15 +79,21 @@ class Spool:
         """Look at the earlier answers, without taking them up."""
         if self._resume:
             with suppress(OSError), self._path.open("rb") as file:
-                self.answers, _ = _scan(_mapped(file), self._vendor)
+                self._take_up(file)
         return self
 
     def __enter__(self) -> Spool:
         if self._resume and self._path.exists():
             self._file = self._open()
-            self.answers, end = _scan(_mapped(self._file), self._vendor)
-            self._file.truncate(end)
+            self._file.truncate(self._take_up(self._file))
         return self
+
+    def _take_up(self, file: IO[bytes]) -> int:
+        """Look through what earlier runs left; returns where the last whole answer ends."""
+        found, end = _scan(_mapped(file), self._vendor)
+        self.answers = [answer for answer in found if answer.ticker in self._resume]
+        self._others = len(found) > len(self.answers)
+        return end
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
@@ -165,11 +171,10 @@ class Spool:
                     left[answer.ticker] = [day for day in days if not answer.first <= day <= answer.last]
         return pa.concat_tables(tables)
 
-    def forget(self, tickers: Collection[str]) -> None:
-        """The answers of these are used; what is left of a run of others stays."""
-        self.answers = [answer for answer in self.answers if answer.ticker not in tickers]
-        if self._named and self.answers:
-            self._append(SCHEMA.empty_table(), {"used": sorted(tickers)})
+    def forget(self) -> None:
+        """All is published. What is left of a run of other tickers stays."""
+        if self._named and self._others:
+            self._append(SCHEMA.empty_table(), {"used": sorted(self._resume)})
         elif self._named:
             with suppress(OSError):
                 self._path.unlink()

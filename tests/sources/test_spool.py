@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -41,8 +41,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "kept"
 
 
-def opened(folder: Path, vendor: str = "here", *, resume: bool = True) -> Spool:
-    return Spool(folder, vendor, resume=resume)
+def opened(folder: Path, vendor: str = "here", resume: Collection[str] = TICKERS) -> Spool:
+    return Spool(folder, vendor, resume)
 
 
 def spans(one: Spool) -> list[tuple[str, date, date]]:
@@ -67,7 +67,7 @@ def test_answers_are_there_again_and_gone_once_all_is_published(folder: Path) ->
             bars("B", *DAYS[3:5]).to_pylist() + bars("A", *DAYS[:2]).to_pylist()
         )
         assert again.sessions() == set(DAYS)
-        again.forget("AB")
+        again.forget()
     assert listed(folder) == set()
     with opened(folder) as none:
         assert (none.answers, none.sessions(), none.rows({"A": DAYS}).num_rows) == ([], set(), 0)
@@ -93,14 +93,15 @@ def test_what_a_run_has_used_is_gone_and_the_rest_stays(folder: Path) -> None:
     with opened(folder) as one:
         for ticker in "ABC":
             one.add(ticker, FIRST, LAST, bars(ticker, *DAYS))
-    with opened(folder) as two:
-        two.forget("AC")
+    with opened(folder, resume="AC") as two:
+        assert spans(two) == [("A", FIRST, LAST), ("C", FIRST, LAST)]
+        two.forget()
     with opened(folder) as three:
         assert spans(three) == [("B", FIRST, LAST)]
         three.add("A", FIRST, LAST, bars("A", *DAYS))
     with opened(folder) as four:
         assert spans(four) == [("B", FIRST, LAST), ("A", FIRST, LAST)]
-        four.forget("ABX")
+        four.forget()
     assert listed(folder) == set()
 
 
@@ -141,14 +142,14 @@ def test_answers_of_another_vendor_and_old_ones_are_left(folder: Path, monkeypat
 
 
 def test_of_two_runs_at_once_the_second_keeps_nothing_and_disturbs_nothing(folder: Path) -> None:
-    with opened(folder) as one, opened(folder, resume=False) as third:
+    with opened(folder) as one, opened(folder, resume=()) as third:
         one.add("A", FIRST, LAST, bars("A", *DAYS))
         other = subprocess.run(
             [sys.executable, "-c", AT_ONCE, str(folder)], capture_output=True, text=True, check=False, timeout=60
         )
         assert (other.returncode, other.stdout) == (0, f"[] {len(DAYS)}\n"), other.stderr
         third.add("A", FIRST, LAST, bars("A", *DAYS[:1]))
-        third.forget("A")
+        third.forget()
         assert one.rows({"A": DAYS}).num_rows == len(DAYS)
     assert spans(opened(folder).peek()) == [("A", FIRST, LAST)]
     assert listed(folder) == {"answers"}
@@ -163,7 +164,7 @@ with opened(Path(sys.argv[1])) as one:
     before = one.answers[:]
     one.add("A", FIRST, LAST, bars("A", *DAYS, cents=5))
     print(before, one.rows({"A": DAYS}).num_rows)
-    one.forget("A")
+    one.forget()
 """
 
 
@@ -204,7 +205,7 @@ def source(polygon: PolygonServer) -> Iterator[Source]:
         yield one
 
 
-def stopped_at(source: Source, polygon: PolygonServer, ticker: str, *, resume: bool = True) -> list[str]:
+def stopped_at(source: Source, polygon: PolygonServer, ticker: str, *, resume: Collection[str] = TICKERS) -> list[str]:
     """What was asked until this ticker's range got no answer."""
     polygon.always = lambda path: Answer(body=b"{}") if f"/{ticker}/range" in path else None
     with pytest.raises(SourceFailed):
@@ -217,12 +218,12 @@ def stopped_at(source: Source, polygon: PolygonServer, ticker: str, *, resume: b
 
 def test_what_was_told_is_not_asked_again(source: Source, polygon: PolygonServer) -> None:
     assert set(stopped_at(source, polygon, "D")) >= {"A", "B", "C", "D"}
-    plan = source.plan(MISSING, resume=True)
+    plan = source.plan(MISSING, resume=TICKERS)
     assert (list(plan.ranges), plan.in_hand, plan.number) == (["D", "E", "F"], 3, 3)
-    batches = list(source.fetch(MISSING, [DAYS[:9], DAYS[9:]], resume=True))
+    batches = list(source.fetch(MISSING, [DAYS[:9], DAYS[9:]], resume=TICKERS))
     assert kinds(polygon) == ["D", "E", "F"]
     assert [found(batch) for batch in batches] == [everything(*days, tickers=TICKERS) for days in (DAYS[:9], DAYS[9:])]
-    assert source.plan(MISSING, resume=True).number == len(TICKERS)
+    assert source.plan(MISSING, resume=TICKERS).number == len(TICKERS)
 
 
 def test_without_leave_what_was_told_is_asked_again(source: Source, polygon: PolygonServer) -> None:
@@ -233,15 +234,15 @@ def test_without_leave_what_was_told_is_asked_again(source: Source, polygon: Pol
 
 
 def test_a_run_that_may_not_resume_keeps_nothing(source: Source, polygon: PolygonServer) -> None:
-    stopped_at(source, polygon, "F", resume=False)
-    assert source.plan(MISSING, resume=True).in_hand == 0
+    stopped_at(source, polygon, "F", resume=())
+    assert source.plan(MISSING, resume=TICKERS).in_hand == 0
 
 
 def test_a_session_that_was_not_there_is_asked_for_once_it_is(source: Source, polygon: PolygonServer) -> None:
     newest = polygon.days.pop(LAST)
     stopped_at(source, polygon, "F")
     polygon.days[LAST] = newest
-    (batch,) = source.fetch(MISSING, [DAYS], resume=True)
+    (batch,) = source.fetch(MISSING, [DAYS], resume=TICKERS)
     assert kinds(polygon) == [str(LAST), "F"]
     assert (found(batch), batch.failed) == (everything(*DAYS, tickers=TICKERS), {})
 
@@ -249,7 +250,7 @@ def test_a_session_that_was_not_there_is_asked_for_once_it_is(source: Source, po
 def test_what_is_not_there_yet_is_told_of_answers_in_hand_too(source: Source, polygon: PolygonServer) -> None:
     del polygon.days[LAST]
     stopped_at(source, polygon, "F")
-    (batch,) = source.fetch(MISSING, [DAYS], resume=True)
+    (batch,) = source.fetch(MISSING, [DAYS], resume=TICKERS)
     assert {day: type(error) for day, error in batch.failed.items()} == {LAST: NotPublishedYet}
     assert found(batch) == everything(*DAYS[:-1], tickers=TICKERS)
 
@@ -257,7 +258,7 @@ def test_what_is_not_there_yet_is_told_of_answers_in_hand_too(source: Source, po
 def test_the_plans_history_is_told_of_answers_in_hand_too(source: Source, polygon: PolygonServer) -> None:
     polygon.history = DAYS[7]
     stopped_at(source, polygon, "F")
-    (batch,) = source.fetch(MISSING, [DAYS], resume=True)
+    (batch,) = source.fetch(MISSING, [DAYS], resume=TICKERS)
     assert list(batch.failed) == list(DAYS[:7])
     assert found(batch) == everything(*DAYS[7:], tickers=TICKERS)
 
@@ -267,7 +268,7 @@ def test_another_range_and_other_tickers_take_what_they_can(source: Source, poly
     wider = sessions.between(date(2025, 9, 29), LAST)
     for day in wider[:2]:
         polygon.days[day] = [row(name, day) for name in (*TICKERS, "G")]
-    (batch,) = source.fetch({day: frozenset("CDEFG") for day in wider}, [wider], resume=True)
+    (batch,) = source.fetch({day: frozenset("CDEFG") for day in wider}, [wider], resume="CDEFG")
     assert kinds(polygon) == [*map(str, wider[:2]), "F", "G"]
     assert found(batch) == everything(*wider[:2], tickers=tuple("CDEFG")) + everything(*DAYS, tickers=tuple("CDEF"))
 
