@@ -104,12 +104,20 @@ class Spool:
             with suppress(OSError, Timeout):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._stack.enter_context(self._lock)
-                file = self._stack.enter_context(self._path.open("a+b"))
+                file = self._closed_at_last(self._path.open("a+b"))
                 self._named = True
                 return file
         with suppress(OSError):  # of a container, the folder may be all that can be written to
-            return self._stack.enter_context(tempfile.TemporaryFile(dir=self._path.parent))
-        return self._stack.enter_context(tempfile.TemporaryFile())
+            return self._closed_at_last(tempfile.TemporaryFile(dir=self._path.parent))
+        return self._closed_at_last(tempfile.TemporaryFile())
+
+    def _closed_at_last(self, file: IO[bytes]) -> IO[bytes]:
+        def close() -> None:
+            with suppress(OSError):  # what a full disk did not take is tried once more
+                file.close()
+
+        self._stack.callback(close)
+        return file
 
     def lacking(self, missing: Mapping[date, frozenset[str]]) -> Mapping[date, frozenset[str]]:
         """The tickers of these sessions that no answer has."""
@@ -173,10 +181,10 @@ class Spool:
 
     def forget(self) -> None:
         """All is published. What is left of a run of other tickers stays."""
-        if self._named and self._others:
-            self._append(SCHEMA.empty_table(), {"used": sorted(self._resume)})
-        elif self._named:
-            with suppress(OSError):
+        with suppress(SourceFailed, OSError):  # the work is done
+            if self._named and self._others:
+                self._append(SCHEMA.empty_table(), {"used": sorted(self._resume)})
+            elif self._named:
                 self._path.unlink()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from collections.abc import Collection, Iterator
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import IO
 
 import pyarrow as pa
 import pytest
@@ -175,27 +173,35 @@ def test_where_nothing_can_be_kept_the_run_goes_on(folder: Path) -> None:
         assert one.rows({"A": DAYS}).num_rows == len(DAYS)
 
 
-def test_a_full_disk_is_4_and_what_was_told_before_is_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is a stand-in's: a disk that is full for one file only can't be had here."""
+FULL = """
+import resource, sys
+from pathlib import Path
+from maang_cli.errors import SourceFailed
+from tests.sources.test_spool import DAYS, FIRST, LAST, bars, opened
 
-    class Full:
-        def __init__(self, file: IO[bytes]) -> None:
-            self._file = file
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    with opened(Path(sys.argv[1])) as one:
+        for ticker in "ABCDEF":
+            one.add(ticker, FIRST, LAST, bars(ticker, *DAYS))
+except SourceFailed as exc:
+    print(len(one.answers), exc.message, exc.hint, sep="|")
+"""
 
-        def __getattr__(self, name: str) -> object:
-            return getattr(self._file, name)
 
-        def write(self, body: bytes) -> None:
-            self._file.write(body[:10])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
+def test_where_the_disk_takes_no_more_it_is_4_and_what_was_told_before_is_there(folder: Path) -> None:
+    """A file may not grow beyond a limit: a disk that is full for one file only, without the right to mount one."""
     with opened(folder) as one:
         one.add("A", FIRST, LAST, bars("A", *DAYS))
-        monkeypatch.setattr(one, "_file", Full(one._file))  # type: ignore[arg-type]
-        with pytest.raises(SourceFailed, match=r"No space left") as caught:
-            one.add("B", FIRST, LAST, bars("B", *DAYS))
-        assert "free some space" in caught.value.hint
-    assert spans(opened(folder).peek()) == [("A", FIRST, LAST)]
+        one.forget()
+        limit = one.answers[0].size * 5 // 2
+    argv = [sys.executable, "-c", FULL, str(folder), str(limit)]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    told, message, hint = ended.stdout.strip().split("|")
+    assert (ended.returncode, told, ended.stderr) == (0, "2", "")
+    assert message == f"answers can't be put aside in {folder}: File too large"
+    assert hint == "free some space, then run the same command again"
+    assert spans(opened(folder).peek()) == [("A", FIRST, LAST), ("B", FIRST, LAST)]
 
 
 @pytest.fixture
