@@ -15,6 +15,7 @@ from maang_cli import checks, pipeline, sql
 from maang_cli import sessions as calendar
 from maang_cli.errors import GateRefused, MaangError, MayHeal, NotStaged, PartlyRefused, SourceFailed, StagingChanged
 from maang_cli.pipeline import Request
+from maang_cli.sources.base import Resume
 from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGED_COLUMNS, Table, staged_sessions, staging
 from maang_cli.warehouses.base import Query, Read, Replaced, TableMissing
 
@@ -81,8 +82,8 @@ class Plan:
     batches: tuple[Batch, ...]
     calls: Calls
     per_minute: int | None
-    resume: tuple[str, ...] = ()
-    """Tickers of which that will do which an earlier run was told."""
+    resume: Resume | None = None
+    """None: what an earlier run was told will not do."""
 
     @property
     def rows(self) -> int:
@@ -253,7 +254,7 @@ def plan(source: Source, warehouse: Warehouse, request: Request, *, refetch: boo
     holes = find_holes(warehouse, request, refetch=refetch)
     renewed = {later for day in holes.missing for later in calendar.touched(day)}
     windows = {day: found for day, found in find_stale(warehouse, request).items() if day not in renewed}
-    resume = () if refetch else request.tickers
+    resume = None if refetch else Resume(frozenset(request.tickers), request.sessions[0], request.sessions[-1])
     calls, pace = source.plan(holes.missing, resume=resume), source.per_minute
     batches = cut(holes.missing, calls, pace * BATCH_MINUTES if pace else BATCH_CALLS, warehouse.most_staged)
     return Plan(request, holes, windows, batches, calls, pace, resume)

@@ -30,7 +30,7 @@ class Calls:
     ranges: Mapping[str, tuple[date, date]] = field(default_factory=dict)
     """Ticker to the first and last session that one call spans; none of its sessions in between is among `grouped`' own."""
     in_hand: int = 0
-    """Answers that an earlier run has left; they cost no call."""
+    """Tickers of which an earlier run has left an answer; it costs no call."""
 
     @property
     def number(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from datetime import date
 
     import pyarrow as pa
@@ -23,6 +23,15 @@ class Fetched:
     """In staging's columns."""
     failed: Mapping[date, MaangError]
     """Sessions that the source could not give, and why; they have no rows."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """What a run is asked for, so that it can take up what an earlier run of the same was told and did not publish."""
+
+    tickers: frozenset[str]
+    first: date
+    last: date
 
 
 class Source(Protocol):
@@ -46,7 +55,7 @@ class Source(Protocol):
     def looks(self) -> Mapping[str, Callable[[], str]]:
         """What `maang doctor` looks at here, by name; each says what is so, or raises."""
 
-    def plan(self, missing: Mapping[date, frozenset[str]], *, resume: Collection[str] = ...) -> Calls:
+    def plan(self, missing: Mapping[date, frozenset[str]], *, resume: Resume | None = ...) -> Calls:
         """The calls that `fetch` would make for these tickers of these sessions. Nothing is asked."""
 
     def fetch(
@@ -55,15 +64,15 @@ class Source(Protocol):
         batches: Sequence[Sequence[date]],
         tick: Callable[[], None] = ...,
         *,
-        resume: Collection[str] = ...,
+        resume: Resume | None = ...,
     ) -> Generator[Fetched]:
         """The bars of these tickers on these sessions, a batch of sessions at a time, as `bars` would give them.
 
         The batches are the sessions of `missing`, in order, cut into pieces. `tick` is called after each call. What concerns one
         session is told in its batch, what concerns them all is raised, as by `bars`.
 
-        `resume`: the tickers of which that will do which an earlier run was told and did not publish; what this one is told is
-        kept until the generator has come to its end.
+        `resume`: what an earlier run was told of this and did not publish will do, and what this one is told is kept until the
+        generator has come to its end. None: everything is asked anew.
         """
 
     @property

@@ -29,11 +29,12 @@ from maang_cli.sources.spool import Spool
 from maang_cli.sources.transport import BeyondPlan, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from maang_cli.planner import Calls
     from maang_cli.settings import Settings
+    from maang_cli.sources.base import Resume
 
 log = logging.getLogger("maang")
 for _name in ("RESTClient", "WebSocketClient"):  # the client logs to stdout, which is for results
@@ -56,10 +57,10 @@ class PolygonSource:
     name = "polygon"
     made_up = False
 
-    def __init__(self, token: str, base: str, budget: float, home: Path, per_minute: int | None = None) -> None:
-        """`home`: where the answers of a run that is killed are kept for the next."""
+    def __init__(self, token: str, base: str, budget: float, kept: Path, per_minute: int | None = None) -> None:
+        """`kept`: the file in which the answers of a run that is killed wait for the next."""
         self._base = urlsplit(base)
-        self._home = home
+        self._kept = kept
         self._pacer = Pacer(per_minute)
         self._transport = Transport(base, token, budget, self._pacer)
         self._reader = Reader(self._base.netloc, self._transport.clean)
@@ -74,11 +75,11 @@ class PolygonSource:
     def per_minute(self) -> int | None:
         return self._pacer.per_minute
 
-    def plan(self, missing: Mapping[date, frozenset[str]], *, resume: Collection[str] = ()) -> Calls:
+    def plan(self, missing: Mapping[date, frozenset[str]], *, resume: Resume | None = None) -> Calls:
         return _fewest(missing, self._spool(resume).peek())
 
-    def _spool(self, resume: Collection[str]) -> Spool:
-        return Spool(self._home, self._base.netloc, resume)
+    def _spool(self, resume: Resume | None) -> Spool:
+        return Spool(self._kept, self._base.netloc, resume)
 
     def bars(self, tickers: Sequence[str], sessions: Sequence[date]) -> pa.Table:
         (fetched,) = self.fetch(dict.fromkeys(sessions, frozenset(tickers)), [sessions])
@@ -92,14 +93,15 @@ class PolygonSource:
         batches: Sequence[Sequence[date]],
         tick: Callable[[], None] = lambda: None,
         *,
-        resume: Collection[str] = (),
+        resume: Resume | None = None,
     ) -> Generator[Fetched]:
         with ExitStack() as stack:
             spool = stack.enter_context(self._spool(resume))
             calls = _fewest(missing, spool)
             asked = frozenset(calls.grouped)
             ranged = {day: tickers for day, tickers in missing.items() if day not in asked and tickers}
-            failed = self._fetch_ranges(calls, sorted(ranged), spool, tick) if ranged else {}
+            failed = self._fetch_ranges(calls, ranged, spool, tick) if ranged else {}
+            ranged = {day: tickers for day, tickers in ranged.items() if day not in failed}
             order = [day for batch in batches for day in batch if day in asked]
             grouped = self._fetch_grouped(order, missing, stack, tick)
             for batch in batches:
@@ -179,9 +181,10 @@ class PolygonSource:
         return low
 
     def _fetch_ranges(
-        self, calls: Calls, wanted: Sequence[date], spool: Spool, tick: Callable[[], None]
+        self, calls: Calls, missing: Mapping[date, frozenset[str]], spool: Spool, tick: Callable[[], None]
     ) -> dict[date, MaangError]:
-        """Put the bars of the range calls into the spool; returns the sessions, of those in order, that can't be had."""
+        """Put the bars of the range calls into the spool; returns the sessions that can't be had."""
+        before = len(spool.answers)
 
         def ask(ticker: str) -> pa.Table:
             return self._range(ticker, *calls.ranges[ticker])
@@ -190,7 +193,12 @@ class PolygonSource:
             for ticker, rows in zip(calls.ranges, crew.map(calls.ranges, AHEAD), strict=True):
                 spool.add(ticker, *calls.ranges[ticker], rows)
                 tick()
-        return self._unserved(wanted, spool.sessions())
+        failed = self._unserved(sorted(missing), spool.sessions())
+        if before and calls.ranges:
+            # The plan's history moves on from day to day: what earlier answers have may not be served any more.
+            asked = sorted(day for day, tickers in missing.items() if day not in failed and not tickers.isdisjoint(calls.ranges))
+            failed |= self._unserved(asked, spool.sessions(calls.ranges))
+        return failed
 
     def _unserved(self, wanted: Sequence[date], seen: set[date]) -> dict[date, MaangError]:
         """Which sessions at the ends of a range have no bars because the vendor does not serve them: the range does not say."""
@@ -277,7 +285,9 @@ def _session_before(day: date) -> date:
 
 
 def _fewest(missing: Mapping[date, frozenset[str]], spool: Spool) -> Calls:
-    return replace(planner.fewest(spool.lacking(missing)), in_hand=len(spool.answers) if missing else 0)
+    lacking = spool.lacking(missing)
+    in_hand = frozenset[str]().union(*(tickers - left for tickers, left in {(missing[day], lacking[day]) for day in missing}))
+    return replace(planner.fewest(lacking), in_hand=len(in_hand))
 
 
 def _by_ticker(missing: Mapping[date, frozenset[str]]) -> dict[str, list[date]]:
@@ -307,6 +317,6 @@ def open_source(settings: Settings) -> PolygonSource:
         settings.polygon_token.get_secret_value(),
         settings.polygon_url,
         settings.retry_seconds,
-        settings.home,
+        settings.home / "answers" / settings.schema_name,
         settings.calls_per_minute,
     )

@@ -15,11 +15,11 @@ import pyarrow as pa
 
 from maang_cli import sessions as calendar
 from maang_cli.planner import Calls
-from maang_cli.sources.base import Fetched
+from maang_cli.sources.base import Fetched, Resume
 from maang_cli.tables import STAGED_COLUMNS, arrow_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
 _SCALES = ((512, 4000), (96, 1600), (20, 700), (5, 250), (1, 90))
 """Days between knots, and how far a knot may lie from the base, in basis points: 66 % in all, so no price gets below a third."""
@@ -74,7 +74,7 @@ class SampleSource:
     def looks(self) -> Mapping[str, Callable[[], str]]:
         return {}
 
-    def plan(self, missing: Mapping[date, frozenset[str]], *, resume: Collection[str] = ()) -> Calls:  # noqa: ARG002
+    def plan(self, missing: Mapping[date, frozenset[str]], *, resume: Resume | None = None) -> Calls:  # noqa: ARG002
         return Calls()
 
     def fetch(
@@ -83,7 +83,7 @@ class SampleSource:
         batches: Sequence[Sequence[date]],
         tick: Callable[[], None] = lambda: None,
         *,
-        resume: Collection[str] = (),  # noqa: ARG002
+        resume: Resume | None = None,  # noqa: ARG002
     ) -> Generator[Fetched]:
         for batch in batches:
             rows = [_bar(ticker, session) for session in batch for ticker in sorted(missing[session])]

@@ -32,9 +32,9 @@ from maang_cli.sources.polygon import PolygonSource, open_source
 from tests.polygon_server import KEY, Answer, PolygonServer, grouped, row, session_end
 
 DAY = date(2025, 10, 14)
-AMPLE = 30.0
-NO_HOME = Path("not-there")
+NOT_KEPT = Path("not-there")
 """Of a source that keeps no answers."""
+AMPLE = 30.0
 """Seconds for an answer that comes at once, on a machine that is busy."""
 SHORT = 1.0
 """Seconds: too short for a second attempt, whose wait is a second at least."""
@@ -62,7 +62,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 
 
 def ask(base: str, *tickers: str, sessions: Sequence[date] = (DAY,), budget: float = AMPLE) -> list[dict[str, Any]]:
-    with closing(PolygonSource(KEY, base, budget, NO_HOME)) as source:
+    with closing(PolygonSource(KEY, base, budget, NOT_KEPT)) as source:
         rows: list[dict[str, Any]] = source.bars(tickers or ("META",), sessions).to_pylist()
         return rows
 
@@ -270,7 +270,7 @@ plain = st.from_regex(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,12})?", fullmatch=True)
 
 @pytest.mark.parametrize("literals", [plain, plain | literals], ids=["plain", "any"])
 def test_any_decimal_is_rounded_exactly(literals: st.SearchStrategy[str], polygon: PolygonServer) -> None:
-    with closing(PolygonSource(KEY, polygon.url, AMPLE, NO_HOME)) as source:
+    with closing(PolygonSource(KEY, polygon.url, AMPLE, NOT_KEPT)) as source:
 
         @hypothesis_settings(deadline=None, max_examples=60)
         @given(st.lists(literals, min_size=1, max_size=30))
@@ -442,7 +442,7 @@ def test_a_denial_ends_at_once(polygon: PolygonServer, status: int, body: bytes,
 
 
 def test_a_wrong_key_is_pointed_out(polygon: PolygonServer) -> None:
-    with closing(PolygonSource("wrong", polygon.url, AMPLE, NO_HOME)) as source, pytest.raises(SourceDenied) as caught:
+    with closing(PolygonSource("wrong", polygon.url, AMPLE, NOT_KEPT)) as source, pytest.raises(SourceDenied) as caught:
         source.bars(["META"], [DAY])
     assert "POLYGON_TOKEN" in caught.value.hint
 
@@ -741,7 +741,7 @@ def test_a_key_that_the_vendor_echoes_is_masked(polygon: PolygonServer, answer: 
 
 
 def test_the_key_is_not_in_what_the_source_says_of_itself(polygon: PolygonServer) -> None:
-    with closing(PolygonSource(KEY, polygon.url, AMPLE, NO_HOME)) as source:
+    with closing(PolygonSource(KEY, polygon.url, AMPLE, NOT_KEPT)) as source:
         assert KEY not in f"{source!r} {source!s}"
 
 
