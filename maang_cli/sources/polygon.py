@@ -184,7 +184,7 @@ class PolygonSource:
         self, calls: Calls, missing: Mapping[date, frozenset[str]], spool: Spool, tick: Callable[[], None]
     ) -> dict[date, MaangError]:
         """Put the bars of the range calls into the spool; returns the sessions that can't be had."""
-        before = len(spool.answers)
+        resumed, lacking = bool(spool.answers), spool.lacking(missing)
 
         def ask(ticker: str) -> pa.Table:
             return self._range(ticker, *calls.ranges[ticker])
@@ -194,9 +194,9 @@ class PolygonSource:
                 spool.add(ticker, *calls.ranges[ticker], rows)
                 tick()
         failed = self._unserved(sorted(missing), spool.sessions())
-        if before and calls.ranges:
+        if resumed and calls.ranges:
             # The plan's history moves on from day to day: what earlier answers have may not be served any more.
-            asked = sorted(day for day, tickers in missing.items() if day not in failed and not tickers.isdisjoint(calls.ranges))
+            asked = sorted(day for day, tickers in lacking.items() if tickers and day not in failed)
             failed |= self._unserved(asked, spool.sessions(calls.ranges))
         return failed
 

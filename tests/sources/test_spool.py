@@ -391,6 +391,17 @@ def test_what_is_in_hand_is_of_use_though_the_plans_history_has_moved_on(source:
     assert (found(batch), batch.failed) == (sorted((day, name) for day in DAYS for name in missing[day]), {})
 
 
+def test_a_tickers_earlier_answer_and_a_new_one_are_put_together(source: Source, polygon: PolygonServer) -> None:
+    stopped_at(source, polygon, "F")
+    polygon.history = DAYS[5]
+    later = sessions.between(date(2025, 11, 3), date(2025, 11, 14))
+    polygon.days |= {day: [row(name, day) for name in TICKERS] for day in later}
+    missing = dict.fromkeys((*DAYS, *later), frozenset("ABCDE"))
+    (batch,) = source.fetch(missing, [tuple(missing)], resume=Resume(frozenset("ABCDE"), FIRST, later[-1]))
+    assert kinds(polygon) == list("ABCDE")
+    assert (found(batch), batch.failed) == (everything(*missing, tickers=tuple("ABCDE")), {})
+
+
 def test_only_what_is_missing_counts_as_in_hand(source: Source, polygon: PolygonServer) -> None:
     stopped_at(source, polygon, "F")
     assert source.plan(MISSING, resume=ALL).in_hand == 5
