@@ -9,7 +9,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
@@ -67,6 +67,7 @@ def test_touched_are_the_sessions_whose_windows_hold_the_session(session: date) 
 
 
 @given(days, st.integers(-10, 60))
+@example(LAST, 60)
 @examples(deadline=None)
 def test_between_are_all_sessions_of_a_range_both_ends_included(first: date, length: int) -> None:
     last = first + timedelta(days=length)
