@@ -54,7 +54,7 @@ class Answer:
     first: date
     last: date
     start: int
-    """Where its record begins, of `size` bytes. What it has of other sessions does not count."""
+    """Where its rows begin, of `size` bytes. What it has of other sessions does not count."""
     size: int
 
     def less(self, first: date, last: date) -> Iterator[Answer]:
@@ -110,6 +110,7 @@ class Spool:
             file.truncate(self._take_up(file))
             self._named = True
             return file
+        self.answers, self._others = [], []
         return None
 
     def _unnamed(self) -> IO[bytes]:
@@ -203,9 +204,9 @@ class Spool:
             file.seek(answer.start)
             with pa.ipc.open_stream(file.read(answer.size), options=options) as stream:
                 return stream.read_all()
-        except OSError as exc:
+        except (OSError, pa.ArrowException) as exc:
             raise SourceFailed(
-                f"answers that were put aside can't be read: {exc.strerror or exc}",
+                f"answers that were put aside can't be read: {exc}",
                 hint="check the disk, then run the same command again",
             ) from exc
 
@@ -251,8 +252,10 @@ def _after(answers: list[Answer], body: bytes, start: int) -> list[Answer]:
             for answer in answers
             for part in (answer.less(first, last) if answer.vendor == vendor and answer.ticker in used else [answer])
         ]
-    if not rows.num_rows or schema != SCHEMA or at < datetime.now(UTC) - KEPT:
+    if not rows.num_rows or schema != SCHEMA or not timedelta(0) <= datetime.now(UTC) - at <= KEPT:
         return answers
-    # Only up to its last bar, and to the last session that was over for good: the rest may have come, or changed, since.
+    # Only from its first bar on, since the plan's history may begin there and change; up to its last bar, and to the last session
+    # that was over for good: the rest may have come, or changed, since.
+    first = max(first, pc.min(rows["session"]).as_py())
     last = min(pc.max(rows["session"]).as_py(), calendar.last_finished(at))
     return answers if last < first else [*answers, Answer(vendor, about["ticker"], first, last, start, len(body))]

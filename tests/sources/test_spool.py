@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -78,13 +79,13 @@ def test_answers_are_there_again_and_gone_once_the_run_has_come_to_its_end(path:
         assert (none.answers, none.sessions(), none.rows({"A": DAYS}).num_rows) == ([], set(), 0)
 
 
-def test_what_an_answer_has_is_not_lacking_up_to_its_last_bar(path: Path) -> None:
+def test_what_an_answer_has_is_not_lacking_from_its_first_bar_to_its_last(path: Path) -> None:
     with opened(path) as one:
         one.add("A", DAYS[1], LAST, bars("A", *DAYS[3:20]))
         one.add("B", FIRST, LAST, bars("B"))
     both, b = frozenset("AB"), frozenset("B")
     lacking = opened(path).peek().lacking(dict.fromkeys(DAYS, both))
-    assert lacking == dict.fromkeys(DAYS, both) | dict.fromkeys(DAYS[1:20], b)
+    assert lacking == dict.fromkeys(DAYS, both) | dict.fromkeys(DAYS[3:20], b)
     assert len({id(tickers) for tickers in lacking.values()}) == 2
 
 
@@ -400,6 +401,42 @@ def test_a_tickers_earlier_answer_and_a_new_one_are_put_together(source: Source,
     (batch,) = source.fetch(missing, [tuple(missing)], resume=Resume(frozenset("ABCDE"), FIRST, later[-1]))
     assert kinds(polygon) == list("ABCDE")
     assert (found(batch), batch.failed) == (everything(*missing, tickers=tuple("ABCDE")), {})
+
+
+def test_sessions_that_a_better_plan_serves_are_asked_for(source: Source, polygon: PolygonServer) -> None:
+    polygon.history = DAYS[3]
+    stopped_at(source, polygon, "F")
+    polygon.history = None
+    (batch,) = source.fetch(MISSING, [DAYS], resume=ALL)
+    assert (found(batch), batch.failed) == (everything(*DAYS, tickers=TICKERS), {})
+    assert kinds(polygon) == [*map(str, DAYS[:3]), "F"]
+
+
+def test_answers_of_different_histories_are_told_apart(source: Source, polygon: PolygonServer) -> None:
+    polygon.history = DAYS[2]
+    stopped_at(source, polygon, "D")
+    polygon.history = DAYS[5]
+    answers = source.fetch(MISSING, [DAYS[:9], DAYS[9:]], resume=ALL)
+    assert list(next(answers).failed) == list(DAYS[:5])
+    answers.close()
+    (batch,) = source.fetch(MISSING, [DAYS], resume=ALL)
+    assert list(batch.failed) == list(DAYS[:5])
+    assert found(batch) == everything(*DAYS[5:], tickers=TICKERS)
+
+
+def test_a_file_that_cannot_be_put_in_order_is_not_taken_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(path, "A", "B")
+    told = opened(path).peek().answers
+    assert len(told) == 2
+
+    def fail(file: object) -> int:
+        one.answers = told
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    one = opened(path)
+    monkeypatch.setattr(one, "_take_up", fail)
+    with one:
+        assert (one.answers, one.sessions()) == ([], set())
 
 
 def test_only_what_is_missing_counts_as_in_hand(source: Source, polygon: PolygonServer) -> None:
