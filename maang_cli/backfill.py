@@ -232,7 +232,7 @@ def _chunks(days: Sequence[date], request: Request, rows: int) -> list[tuple[dat
 def cut(missing: Mapping[date, frozenset[str]], calls: Calls, most_calls: int, most_rows: int | None = None) -> tuple[Batch, ...]:
     """Batches by the first of their sessions: those that lack the same tickers, of `most_rows` rows if they can be that small.
 
-    A batch has to wait for `most_calls` of the grouped calls; range calls all come before the first.
+    A batch has to wait for at most `most_calls` of the grouped calls; range calls all come before the first.
     """
     grouped = frozenset(calls.grouped)
     batches: list[tuple[frozenset[str], list[date]]] = []

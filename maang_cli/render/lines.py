@@ -63,9 +63,9 @@ def _(value: Plan) -> str:
     if not value.batches and not value.windows:
         return f"nothing to do: {plural(len(value.request.sessions), 'session')} whole"
     pace = f" at {value.per_minute} a minute" if value.per_minute else ""
-    pace += f", {plural(value.calls.in_hand, 'answer')} of an earlier run in hand" if value.calls.in_hand else ""
+    in_hand = f", {plural(value.calls.in_hand, 'answer')} of an earlier run in hand" if value.calls.in_hand else ""
     return (
-        f"{plural(len(value.holes.missing), 'session')} to fetch, {plural(value.calls.number, 'call')}{pace}, "
+        f"{plural(len(value.holes.missing), 'session')} to fetch, {plural(value.calls.number, 'call')}{pace}{in_hand}, "
         f"about {plural(value.rows, 'row')}, {plural(value.commits, 'commit')}, {_duration(value.seconds)}"
     )
 

@@ -184,21 +184,19 @@ class PolygonSource:
         self, calls: Calls, missing: Mapping[date, frozenset[str]], spool: Spool, tick: Callable[[], None]
     ) -> dict[date, MaangError]:
         """Put the bars of the range calls into the spool; returns the sessions that can't be had."""
-        resumed, lacking = bool(spool.answers), spool.lacking(missing)
+        # What earlier answers have was served when they came. Of the rest only this run's can tell: the plan's history moves on.
+        asked = sorted(day for day, tickers in spool.lacking(missing).items() if tickers)
+        seen: set[date] = set()
 
         def ask(ticker: str) -> pa.Table:
             return self._range(ticker, *calls.ranges[ticker])
 
         with Crew(ask, IN_FLIGHT) as crew:
             for ticker, rows in zip(calls.ranges, crew.map(calls.ranges, AHEAD), strict=True):
+                seen.update(pc.unique(rows["session"]).to_pylist())
                 spool.add(ticker, *calls.ranges[ticker], rows)
                 tick()
-        failed = self._unserved(sorted(missing), spool.sessions())
-        if resumed and calls.ranges:
-            # The plan's history moves on from day to day: what earlier answers have may not be served any more.
-            asked = sorted(day for day, tickers in lacking.items() if tickers and day not in failed)
-            failed |= self._unserved(asked, spool.sessions(calls.ranges))
-        return failed
+        return self._unserved(asked, seen)
 
     def _unserved(self, wanted: Sequence[date], seen: set[date]) -> dict[date, MaangError]:
         """Which sessions at the ends of a range have no bars because the vendor does not serve them: the range does not say."""
@@ -291,15 +289,11 @@ def _fewest(missing: Mapping[date, frozenset[str]], spool: Spool) -> Calls:
 
 
 def _by_ticker(missing: Mapping[date, frozenset[str]]) -> dict[str, list[date]]:
-    """The sessions on which each ticker is missing. Tickers of which that is true of all share one list."""
-    days = list(missing)
-    sets = set(missing.values())
-    everywhere = frozenset.intersection(*sets) if sets else frozenset()
-    found = dict.fromkeys(everywhere, days)
-    if len(sets) > 1:
-        for day in days:
-            for ticker in missing[day] - everywhere:
-                found.setdefault(ticker, []).append(day)
+    """The sessions on which each ticker is missing."""
+    found: dict[str, list[date]] = {}
+    for day, tickers in missing.items():
+        for ticker in tickers:
+            found.setdefault(ticker, []).append(day)
     return found
 
 

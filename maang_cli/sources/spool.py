@@ -27,7 +27,7 @@ from maang_cli.errors import SourceFailed
 from maang_cli.sources.answers import SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from maang_cli.sources.base import Resume
@@ -42,7 +42,6 @@ _HEAD = struct.Struct("<QI")
 _PACKED = pa.ipc.IpcWriteOptions(compression="lz4")
 _ABOUT = b"maang"
 """The key of the schema's metadata that says what the record is."""
-_SESSION = pa.ipc.IpcReadOptions(included_fields=[SCHEMA.get_field_index("session")])
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Spool:
 
     def __enter__(self) -> Spool:
         with suppress(OSError):
-            if self._resume and self._path.exists():
+            if self._path.exists():
                 self._file = self._resumed()
         return self
 
@@ -102,7 +101,9 @@ class Spool:
         self._stack.close()
 
     def _resumed(self) -> IO[bytes] | None:
-        """The file to resume from; None where another run has it, or there is no place for it."""
+        """The file to resume from; None where that is not asked for, another run has it, or there is no place for it."""
+        if self._resume is None:
+            return None
         with suppress(OSError, Timeout):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._stack.enter_context(self._lock.acquire(timeout=LOCK_SECONDS))
@@ -169,7 +170,7 @@ class Spool:
         body = sink.getvalue()
         try:
             if self._file is None:
-                self._file = (self._resumed() if self._resume else None) or self._unnamed()
+                self._file = self._resumed() or self._unnamed()
             start = self._file.seek(0, os.SEEK_END) + _HEAD.size
             self._file.write(_HEAD.pack(body.size, zlib.crc32(body)))
             self._file.write(body)
@@ -180,12 +181,6 @@ class Spool:
                 hint="free some space, then run the same command again",
             ) from exc
         return start, body.size
-
-    def sessions(self, tickers: Collection[str] | None = None) -> set[date]:
-        """The sessions on which any ticker has a bar; or one of these tickers, in its last answer."""
-        answers = self.answers if tickers is None else {a.ticker: a for a in self.answers if a.ticker in tickers}.values()
-        days = [chunk for answer in answers for chunk in self._read(answer, _SESSION)["session"].chunks]
-        return set(pc.unique(pa.chunked_array(days, pa.date32())).to_pylist())
 
     def rows(self, wanted: Mapping[str, Sequence[date]]) -> pa.Table:
         """The bars of these tickers on these sessions of theirs. Of two answers the later counts."""
@@ -198,11 +193,11 @@ class Spool:
                 tables.append(rows.filter(pc.is_in(rows["session"], pa.array(mine, pa.date32()))))
         return pa.concat_tables(tables)
 
-    def _read(self, answer: Answer, options: pa.ipc.IpcReadOptions | None = None) -> pa.Table:
+    def _read(self, answer: Answer) -> pa.Table:
         try:
             file = cast("IO[bytes]", self._file)  # it is open, since there is an answer
             file.seek(answer.start)
-            with pa.ipc.open_stream(file.read(answer.size), options=options) as stream:
+            with pa.ipc.open_stream(file.read(answer.size)) as stream:
                 return stream.read_all()
         except (OSError, pa.ArrowException) as exc:
             raise SourceFailed(
