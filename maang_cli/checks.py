@@ -1,60 +1,57 @@
-"""The gate as data: each check's name, its promise, and the SQL that selects the rows that break it.
+"""The gate as data: each check's name, its promise, and the SQL that selects the rows that break the promise.
 
-A check's SQL reads the relations that `sql/audit.sql` sets up: `asked(ticker)`, `sessions(date)`, `may_miss(ticker)` and
-`staged(..)`, the rows staged for these sessions. It selects `ticker, date, found, allowed`, where `date` is the session that the
-row was staged for: each session is judged by its own rows. A comparison with NULL selects nothing, so that a missing price fails
-the one check that names it.
+A check's SQL reads the relations that `sql/audit.sql` sets up: `requested(ticker)`, `sessions(date)`, `allowed_missing(ticker)`
+and `staged(..)`, the rows staged for these sessions. It selects `ticker, date, found, allowed`, where `date` is the session that
+the row was staged for: each session is audited with its own rows. A comparison with NULL selects nothing, so a missing price
+fails only the check that names it.
 """
 
-from __future__ import annotations
-
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from maang_cli import sql
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from datetime import date
-
 MAX_PRICE = Decimal("99999999.99")
-"""What DECIMAL(10,2) holds, USD a share."""
+"""The largest number of DECIMAL(10,2), USD a share."""
 MAX_VOLUME = 1_000_000_000_000
 """Shares; thirty times the busiest day of any ticker so far, and its mean still fits DECIMAL(15,2)."""
 MAX_TRANSACTIONS = 2_147_483_647
-"""What INTEGER holds."""
+"""The largest INTEGER."""
 FEW_ROWS = 5
-"""How many failing rows a report shows for each check."""
+"""How many failing rows a report shows for each check and session."""
 
 
 @dataclass(frozen=True)
 class Check:
     name: str
     promise: str
+    """What is true of every row, or every session, that passes. Users see it."""
     failing: str
+    """SQL that selects the rows that break the promise."""
 
 
 @dataclass(frozen=True)
 class AllowMissing:
-    """Which of the tickers asked for may be absent: those named, or a share of them on each session."""
+    """Which of the requested tickers may be missing: those that are named, or a share of them on each session."""
 
     tickers: frozenset[str] = frozenset()
     percent: Decimal = Decimal(0)
-    """0 to 100, of the tickers asked for."""
+    """0 to 100, of the requested tickers."""
     universe: int | None = None
-    """How many tickers the share is of, where only those that are missing are asked for; None: those asked for."""
+    """How many tickers the share is of, if only a part of the universe is requested; None: the requested ones."""
 
 
-ALL_MUST_BE_THERE = AllowMissing()
+ALLOW_NONE = AllowMissing()
 
 
 @dataclass(frozen=True)
 class FailingRow:
     ticker: str | None
     date: date
-    """The session asked for; what else the row may say is in `found`."""
+    """The session that the row was staged for. What is wrong with the row is in `found`."""
     found: str
 
 
@@ -62,7 +59,7 @@ class FailingRow:
 class CheckResult:
     check: Check
     failing: int
-    """Rows that break the promise."""
+    """How many rows break the promise."""
     rows: tuple[FailingRow, ...]
     """The first few of each session."""
 
@@ -75,8 +72,8 @@ class Audit:
     staging: str
     results: tuple[CheckResult, ...]
     """One for each check, in the order of CHECKS."""
-    absent: tuple[FailingRow, ...]
-    """Tickers without a bar that --allow-missing lets go."""
+    allowed: tuple[FailingRow, ...]
+    """Missing bars that --allow-missing permits."""
 
     @property
     def failed(self) -> tuple[CheckResult, ...]:
@@ -88,7 +85,7 @@ class Audit:
 
     @property
     def refused(self) -> dict[date, tuple[str, ...]]:
-        """Sessions that must not be published, with the names of the checks that they fail."""
+        """Sessions that must not be published, with the names of the checks that fail there."""
         names: dict[date, list[str]] = {}
         for result in self.failed:
             for day in dict.fromkeys(row.date for row in result.rows):
@@ -97,7 +94,7 @@ class Audit:
 
     @property
     def passing(self) -> tuple[date, ...]:
-        """Sessions of which every check passed."""
+        """Sessions on which every check passed."""
         refused = self.refused
         return tuple(day for day in self.sessions if day not in refused)
 
@@ -109,16 +106,16 @@ _FOUND_NULLS = " || ".join(f"CASE WHEN {name} IS NULL THEN '{name} ' ELSE '' END
 CHECKS = (
     Check(
         "missing_stocks",
-        "every ticker asked for has a bar",
-        """SELECT ticker, date, 'no bar' AS found, listed OR missing * 100 <= {percent} * {asked_count} AS allowed
+        "every requested ticker has a bar",
+        """SELECT ticker, date, 'no bar' AS found, listed OR missing * 100 <= {percent} * {requested_count} AS allowed
 FROM (
-  SELECT a.ticker, d.date, m.ticker IS NOT NULL AS listed, count(*) OVER (PARTITION BY d.date) AS missing
-  FROM asked AS a
+  SELECT r.ticker, d.date, m.ticker IS NOT NULL AS listed, count(*) OVER (PARTITION BY d.date) AS missing
+  FROM requested AS r
   CROSS JOIN sessions AS d
-  LEFT JOIN staged AS s ON s.ticker = a.ticker AND s.session = d.date AND s.date = d.date
-  LEFT JOIN may_miss AS m ON m.ticker = a.ticker
+  LEFT JOIN staged AS s ON s.ticker = r.ticker AND s.session = d.date AND s.date = d.date
+  LEFT JOIN allowed_missing AS m ON m.ticker = r.ticker
   WHERE s.ticker IS NULL
-) AS gaps""",
+) AS missing_bars""",
     ),
     Check(
         "null_prices",
@@ -137,7 +134,7 @@ WHERE high < low OR open < low OR open > high OR close < low OR close > high
     ),
     Check(
         "volume",
-        f"volume is from 1 to {MAX_VOLUME} shares; transactions, where given, fit an INTEGER",
+        f"volume is from 1 to {MAX_VOLUME} shares; transactions, if given, fit an INTEGER",
         f"""SELECT ticker, session AS date,
   'volume ' || coalesce(CAST(volume AS STRING), 'NULL') || ', transactions ' || coalesce(CAST(transactions AS STRING), 'NULL')
     AS found,
@@ -147,22 +144,22 @@ WHERE volume IS NULL OR volume <= 0 OR volume > {MAX_VOLUME} OR transactions < 0
     ),
     Check(
         "date_mismatch",
-        "every row is of the session asked for",
+        "every row belongs to the requested session",
         """SELECT ticker, session AS date, 'date ' || coalesce(CAST(date AS STRING), 'NULL') AS found, FALSE AS allowed
 FROM staged
 WHERE date IS DISTINCT FROM session""",
     ),
     Check(
         "ticker_format",
-        "only well-formed symbols that were asked for",
-        """SELECT ticker, session AS date, CASE WHEN ticker IS NULL THEN 'no ticker' ELSE 'not asked for' END AS found,
+        "only tickers that were requested",
+        """SELECT ticker, session AS date, CASE WHEN ticker IS NULL THEN 'no ticker' ELSE 'not requested' END AS found,
   FALSE AS allowed
 FROM staged
-WHERE NOT EXISTS (SELECT 1 FROM asked AS a WHERE a.ticker = staged.ticker)""",
+WHERE NOT EXISTS (SELECT 1 FROM requested AS r WHERE r.ticker = staged.ticker)""",
     ),
     Check(
         "duplicates",
-        "one row a ticker and session",
+        "one row per ticker and session",
         """SELECT ticker, session AS date, CAST(count(*) AS STRING) || ' rows' AS found, FALSE AS allowed
 FROM staged
 GROUP BY ticker, session, date
@@ -172,28 +169,27 @@ HAVING count(*) > 1""",
 
 
 def audit_sql(tickers: Sequence[str], sessions: Sequence[date], allow: AllowMissing) -> str:
-    """All checks in one query: a row for each broken promise, as check_name, ticker, date, found, allowed. Empty: all is well."""
+    """All checks in one query: a row for each broken promise, as check_name, ticker, date, found, allowed."""
     selects = (
         f"SELECT '{c.name}' AS check_name, ticker, date, found, allowed FROM (\n{c.failing}\n) AS {c.name}" for c in CHECKS
     )
-    share = {"percent": f"{allow.percent:f}", "asked_count": str(allow.universe or len(tickers))}
+    share = {"percent": f"{allow.percent:f}", "requested_count": str(allow.universe or len(tickers))}
     checks = sql.fill("\nUNION ALL\n".join(selects), share)
     return sql.text(
         "audit",
-        tickers=sql.rows(map(sql.string, tickers)),
         sessions=sql.rows(map(sql.day, sessions)),
-        may_miss=sql.rows(map(sql.string, sorted(allow.tickers))) or "(CAST(NULL AS STRING))",
+        allowed_missing=sql.rows(map(sql.string, sorted(allow.tickers))) or "(CAST(NULL AS STRING))",
         checks=checks,
     )
 
 
 def report_sql(tickers: Sequence[str], sessions: Sequence[date], allow: AllowMissing) -> str:
-    """The audit as a report: its first few rows for each check, beside how many there are (`failing`)."""
-    return sql.text("failing_rows", audit=audit_sql(tickers, sessions, allow), few=str(FEW_ROWS))
+    """The audit as a report: the first few rows for each check and session, each with how many there are (`failing`)."""
+    return sql.text("audit_report", audit=audit_sql(tickers, sessions, allow), few=str(FEW_ROWS))
 
 
 def forbidden_sql(tickers: Sequence[str], sessions: Sequence[date], allow: AllowMissing) -> str:
-    """The rows of the audit that stand in the way of publishing; empty: go ahead."""
+    """The rows of the audit that forbid publishing; none: publish."""
     return f"SELECT * FROM (\n{audit_sql(tickers, sessions, allow)}\n) AS audit WHERE NOT allowed"
 
 
@@ -214,5 +210,5 @@ def audit_of(sessions: Sequence[date], staging: str, rows: Iterable[dict[str, ob
         results=tuple(
             CheckResult(check, counts[check.name, False], tuple(kept.get((check.name, False), ()))) for check in CHECKS
         ),
-        absent=tuple(row for check in CHECKS for row in kept.get((check.name, True), ())),
+        allowed=tuple(row for check in CHECKS for row in kept.get((check.name, True), ())),
     )

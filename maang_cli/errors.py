@@ -1,60 +1,60 @@
-"""Every failure that maang foresees, and the exit code that each one means.
+"""Every failure that maang foresees, and the exit code of each.
 
     MaangError
     ├── SettingsError      2   a flag, a variable or a file is wrong
-    ├── TableMismatch      2   a table's columns are not the ones this version writes
-    ├── OutOfOrder         2   a step whose input an earlier step makes: `cumulate` before `promote`
+    ├── TableMismatch      2   a table's columns are not the ones that this version writes
+    ├── OutOfOrder         2   an earlier step has to run first: `cumulate` before `promote`
     │   └── NotStaged          `check` or `promote` before `ingest`
     ├── SourceDenied       2   the vendor refuses the key or the plan
-    ├── WarehouseDenied    2   the warehouse can't be used as it is: rights, damage
+    ├── WarehouseDenied    2   the warehouse can't be used as it is: missing rights, damage
     ├── GateRefused        3   the audit found rows that must not be published
-    ├── MayHeal            4   a plain re-run may succeed
+    ├── MayHeal            4   a re-run may succeed
     │   ├── NotPublishedYet
     │   ├── SourceFailed
     │   └── WarehouseFailed
-    │       ├── CommitLost     another writer was faster, time after time
-    │       └── StagingChanged another run of the same request was at its staging table
-    ├── PartlyRefused      5   the gate refused some of the sessions, the rest are done
+    │       ├── CommitLost     another writer was faster, on every attempt
+    │       └── StagingChanged another run of the same request replaced or dropped its staging table
+    ├── PartlyRefused      5   the gate refused some of the sessions, the others are done
     └── NoSession         99   NYSE did not trade on that date
 
-Anything else that escapes is a bug: it keeps its traceback, and code 1.
+Anything else that escapes is a bug: it keeps its traceback, and maang exits with 1.
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from maang_cli.checks import Audit
+from typing import Any, ClassVar
 
 
 class ExitCode(IntEnum):
-    """The contract with Airflow and scripts; the reason under each."""
+    """The contract with Airflow and scripts, with the reason under each. The lower-case name is the outcome in JSON."""
 
     DONE = 0
     BUG = 1
-    """Python's own code for a traceback; a retry is harmless."""
+    """Python's own code for a traceback. A retry is harmless."""
     UNUSABLE = 2
-    """Waiting can't help: usage, settings, rights, a table of another shape. Click's own code for usage."""
+    """Waiting can't help: usage, settings, rights, a table with other columns. Click's own code for usage errors."""
     REFUSED = 3
     """The gate refused the data; production is untouched."""
     MAY_HEAL = 4
-    """The source or the warehouse failed; what was published stays whole, a re-run finishes the rest."""
+    """The source or the warehouse failed. Published data is intact; a re-run finishes the rest."""
     PARTIAL = 5
-    """Several sessions were asked for: some failed, the rest are done."""
+    """Some of several sessions failed or were refused, the others are done."""
     NO_SESSION = 99
-    """Airflow's BashOperator reads 99 as "skipped"."""
+    """The market was closed. Airflow's BashOperator reads 99 as "skipped"."""
     INTERRUPTED = 130
     """128 + SIGINT."""
     TERMINATED = 143
     """128 + SIGTERM."""
 
+    @property
+    def worth_a_retry(self) -> bool:
+        """Whether the same command may succeed later, with nothing else changed."""
+        return self in (ExitCode.BUG, ExitCode.MAY_HEAL, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+
 
 class MaangError(Exception):
-    """A foreseen failure: `message` says what and where, `hint` what to type next.
+    """A foreseen failure: `message` says what failed and where, `hint` what to type next.
 
-    `{flags}` in a hint stands for the flags that the command was given, so that the line can be typed as it is.
+    `{flags}` in a hint stands for the settings' flags of the command, so that the user can type the line as it is.
     """
 
     exit_code: ClassVar[ExitCode]
@@ -92,10 +92,10 @@ class WarehouseDenied(MaangError):
 class GateRefused(MaangError):
     exit_code = ExitCode.REFUSED
 
-    def __init__(self, message: str, *, hint: str, audit: Audit | None = None) -> None:
+    def __init__(self, message: str, *, hint: str, audit: Any = None) -> None:
         super().__init__(message, hint=hint)
         self.audit = audit
-        """The report, where it has not been shown yet."""
+        """The `checks.Audit`, which is shown before the error; None: there is none."""
 
 
 class MayHeal(MaangError):
@@ -107,7 +107,7 @@ class NotPublishedYet(MayHeal):
 
 
 class SourceFailed(MayHeal):
-    """No usable answer within the budget, or an answer that contradicts itself."""
+    """No usable answer within the retry budget, or an answer that contradicts itself."""
 
 
 class WarehouseFailed(MayHeal):
@@ -115,11 +115,11 @@ class WarehouseFailed(MayHeal):
 
 
 class CommitLost(WarehouseFailed):
-    """Another writer committed first on every attempt."""
+    """Another writer committed first, on every attempt."""
 
 
 class StagingChanged(WarehouseFailed):
-    """Another run replaced or dropped what was staged; nothing was published."""
+    """Another run replaced or dropped the staging table; nothing was published."""
 
 
 class PartlyRefused(MaangError):
@@ -127,6 +127,6 @@ class PartlyRefused(MaangError):
 
 
 class NoSession(MaangError):
-    """Nothing failed, so there is no hint: the message is all that is printed."""
+    """Nothing failed, so there is no hint: only the message is printed."""
 
     exit_code = ExitCode.NO_SESSION

@@ -1,26 +1,22 @@
-"""The steps from a source to the tables. They return results and never print; every step takes a list of sessions."""
+"""The steps from a source to the tables. They return results and never print. Every step takes a list of sessions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Protocol
 
 from maang_cli import checks, sql
 from maang_cli import sessions as calendar
-from maang_cli.errors import GateRefused, NotStaged, OutOfOrder, PartlyRefused, StagingChanged
+from maang_cli.checks import AllowMissing, Audit
+from maang_cli.errors import GateRefused, MaangError, NotStaged, OutOfOrder, PartlyRefused, StagingChanged
+from maang_cli.sources.base import Source
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Table, staging
-from maang_cli.warehouses.base import Forbidden, Query, Read, Replaced, TableMissing
+from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, TableMissing, Warehouse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
-    from datetime import date, datetime
-
     import pyarrow as pa
-
-    from maang_cli.checks import AllowMissing, Audit
-    from maang_cli.sources.base import Source
-    from maang_cli.warehouses.base import Warehouse
 
 SCHEMA = "schema"
 PARTS = (SCHEMA, "staging", "production", "cumulative")
@@ -28,14 +24,14 @@ PARTS = (SCHEMA, "staging", "production", "cumulative")
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: these tickers on these sessions."""
+    """What the user asks for: these tickers on these sessions."""
 
     tickers: tuple[str, ...]
     sessions: tuple[date, ...]
-    """In order, at least one but for `init_tables`."""
-    allow_missing: AllowMissing = checks.ALL_MUST_BE_THERE
+    """In order; at least one, except for `init_tables`."""
+    allow_missing: AllowMissing = checks.ALLOW_NONE
     universe: tuple[str, ...] | None = None
-    """What the staging table is named by, where only a part of it is asked for; None: the tickers."""
+    """The tickers that name the staging table, if only a part of them is requested; None: `tickers`."""
 
     @property
     def staging(self) -> Table:
@@ -44,7 +40,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Initialized:
-    """Full names of what was created, and of what was there."""
+    """Full names of what was created, and of what existed."""
 
     created: tuple[str, ...]
     present: tuple[str, ...]
@@ -62,19 +58,19 @@ class Ingested:
 class Published:
     replaced: Replaced
     audit: Audit
-    """The report; its passing sessions are the ones published."""
+    """The report; its passing sessions are the published ones."""
 
     @property
-    def absent(self) -> tuple[checks.FailingRow, ...]:
-        """Tickers without a bar on a published session, as --allow-missing lets them."""
-        return tuple(row for row in self.audit.absent if row.date not in self.audit.refused)
+    def allowed(self) -> tuple[checks.FailingRow, ...]:
+        """Missing bars of published sessions that --allow-missing permits."""
+        return tuple(row for row in self.audit.allowed if row.date not in self.audit.refused)
 
 
 @dataclass(frozen=True)
 class Cumulated:
     replaced: Replaced
-    holes: tuple[tuple[date, int], ...]
-    """Sessions of the windows that production lacks, with how many of the tickers asked for it holds there."""
+    missing: tuple[tuple[date, int], ...]
+    """Sessions of the windows for which production lacks bars, with how many of the requested tickers it has there."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +99,10 @@ class Rows:
 
 
 def init_tables(warehouse: Warehouse, request: Request, only: Sequence[str] = PARTS) -> Initialized:
-    """Create what is missing; staging only where sessions are asked for. Safe to repeat.
+    """Create what does not exist; staging only if sessions are requested. Safe to repeat.
 
     Raises:
-        TableMismatch: a table is there with other columns.
+        TableMismatch: a table exists with other columns.
     """
     tables = {"production": PRODUCTION, "cumulative": CUMULATIVE}
     if request.sessions:
@@ -121,173 +117,189 @@ def init_tables(warehouse: Warehouse, request: Request, only: Sequence[str] = PA
 
 
 def ingest(source: Source, warehouse: Warehouse, request: Request) -> Ingested:
-    """The bars that the source has, into the request's staging table, in the place of what was there."""
+    """Fetch the bars that the source has into the request's staging table, which they replace."""
     rows = source.bars(request.tickers, request.sessions)
     warehouse.stage(request.staging, rows)
     return Ingested(rows.num_rows, source.name, source.made_up, warehouse.full_name(request.staging))
 
 
 def check(warehouse: Warehouse, request: Request) -> Audit:
-    """The gate's report on staging, every check in it; passed or not.
+    """The gate's report on staging, with every check, passed or not.
 
     Raises:
-        OutOfOrder: staging is not there.
+        NotStaged: there is no staging table.
     """
     try:
         rows = warehouse.query(_on_staging(request, checks.report_sql))
     except TableMissing as exc:
-        raise _ingest_first(warehouse, request) from exc
+        raise _missing(warehouse, request, exc) from exc
     return checks.audit_of(request.sessions, warehouse.full_name(request.staging), rows.to_pylist())
 
 
 def promote(warehouse: Warehouse, request: Request, audit: Audit | None = None) -> Published:
     """Audit staging, and publish the audited rows of the sessions that pass, in one commit.
 
-    `audit` is a report that was just made, else one is made here. It is for people: the publishing audits for itself.
+    `audit` is the report of a `check` just before; None: one is made here. It is for people, since the publishing itself audits
+    the rows again.
 
     Raises:
-        GateRefused: no session passed; production is as it was, staging is kept, and the error carries the audit.
-        OutOfOrder: staging, or production, is not there.
-        StagingChanged: another run was at it meanwhile; production is as it was.
+        GateRefused: no session passed; production is as before, staging is kept, and the error carries the audit.
+        OutOfOrder: staging or production does not exist.
+        StagingChanged: another run replaced or dropped staging in between; production is as before.
     """
     audit = audit or check(warehouse, request)
     passing = audit.passing
     if not passing:
-        raise refused(audit)
-    unless = _on_staging(request, checks.forbidden_sql, passing)
+        raise _refused(audit)
+    refuse_if = _on_staging(request, checks.forbidden_sql, passing)
     try:
-        replaced = warehouse.replace(PRODUCTION, publish_query(request.staging, passing), request.tickers, passing, unless)
-    except Forbidden as exc:
-        # Staging changed between the report and the publishing, which audits for itself.
+        query = publish_query(request.staging, request.tickers, passing)
+        replaced = warehouse.replace(PRODUCTION, query, passing, refuse_if)
+    except GateFailed as exc:
+        # Staging changed between the report and the publishing, which audits the rows again.
         audit = check(warehouse, request)
         if not set(passing) <= set(audit.passing):
-            raise refused(audit) from exc
-        raise StagingChanged(
-            f"{audit.staging} was changed while it was being published; nothing was published",
-            hint="let one run end before the next begins, then run the same command again",
-        ) from exc
+            raise _refused(audit) from exc
+        raise _staging_changed(f"changed {audit.staging} while it was being published") from exc
     except TableMissing as exc:
-        raise (_vanished(audit.staging) if exc.table == request.staging else _missing(warehouse, request, exc)) from exc
+        if exc.table == request.staging:
+            raise _staging_dropped(audit.staging) from exc
+        raise _missing(warehouse, request, exc) from exc
     return Published(replaced, audit)
 
 
-def publish_query(staged: Table, sessions: Sequence[date]) -> Query:
-    """What production receives of these sessions, at least one, from a staging table."""
-    return Query(sql.text("publish", sessions=", ".join(map(sql.day, sessions))), {"staging": Read(staged)})
+def publish_query(staged: Table, tickers: Sequence[str], sessions: Sequence[date]) -> Query:
+    """What production receives from a staging table for these sessions, at least one."""
+    columns = ", ".join(f"CAST({column.name} AS {column.type}) AS {column.name}" for column in PRODUCTION.value_columns)
+    text = sql.text("publish", columns=columns, sessions=", ".join(map(sql.day, sessions)))
+    return Query(text, {"staging": Read(staged)}, tuple(tickers))
 
 
-def windows_sql(tickers: Sequence[str], targets: Sequence[date]) -> tuple[str, Read]:
-    """The query for the windows that end on `targets`, in order, with its hole for production; and what that hole reads."""
+def windows_query(tickers: Sequence[str], targets: Sequence[date]) -> Query:
+    """The windows that end on `targets`, which are in order."""
     first, last = calendar.window(targets[0])[0], targets[-1]
     days = calendar.between(first, last)
     text = sql.text(
         "windows",
         calendar=", ".join(f"({sql.day(day)}, {number})" for number, day in enumerate(days)),
+        preceding=str(calendar.WINDOW_LENGTH - 1),
         targets=", ".join(map(sql.day, targets)),
-        tickers=sql.rows(map(sql.string, tickers)),
         first=sql.day(first),
         last=sql.day(last),
     )
-    return text, Read(PRODUCTION, (first, last))
+    return Query(text, {"production": Read(PRODUCTION, (first, last))}, tuple(tickers))
 
 
-def coverage(warehouse: Warehouse, tickers: Sequence[str], first: date, last: date) -> dict[date, int]:
-    """How many of the tickers production holds, by session; sessions with none are left out.
+def stored_tickers_by_session(warehouse: Warehouse, tickers: Sequence[str], first: date, last: date) -> dict[date, int]:
+    """How many of the tickers production has, by session; sessions with none are left out.
 
     Raises:
         TableMissing: there is no production.
     """
-    text = sql.text("coverage", tickers=sql.rows(map(sql.string, tickers)), first=sql.day(first), last=sql.day(last))
-    rows = warehouse.query(Query(text, {"production": Read(PRODUCTION, (first, last))})).to_pylist()
+    text = sql.text("stored_tickers_by_session", first=sql.day(first), last=sql.day(last))
+    rows = warehouse.query(Query(text, {"production": Read(PRODUCTION, (first, last))}, tuple(tickers))).to_pylist()
     return {row["date"]: row["tickers"] for row in rows}
 
 
 def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
-    """Refresh the windows that hold the request's sessions, in one commit: theirs and those of the next 6 sessions in production.
+    """Refresh the windows that contain the request's sessions, in one commit: their own and those of the next 6 sessions.
 
     Raises:
-        OutOfOrder: production holds none of these tickers on these sessions, or a table is not there.
+        OutOfOrder: production has none of these tickers on these sessions, or a table does not exist.
     """
-    targets = tuple(sorted({day for session in request.sessions for day in calendar.touched(session)}))
-    text, read = windows_sql(request.tickers, targets)
+    targets = tuple(sorted({day for session in request.sessions for day in calendar.affected(session)}))
     try:
-        held = coverage(warehouse, request.tickers, calendar.window(targets[0])[0], targets[-1])
-        if not any(day in held for day in request.sessions) and request.allow_missing == checks.ALL_MUST_BE_THERE:
+        stored = stored_tickers_by_session(warehouse, request.tickers, calendar.window(targets[0])[0], targets[-1])
+        if not any(day in stored for day in request.sessions) and request.allow_missing == checks.ALLOW_NONE:
             raise OutOfOrder(
-                f"{warehouse.full_name(PRODUCTION)} holds none of these tickers on {_days(request)}",
-                hint=f"publish them first: maang run-day {typed(request.sessions)}{{flags}}",
+                f"{warehouse.full_name(PRODUCTION)} has none of these tickers on {_span(request.sessions)}",
+                hint=f"publish them first: maang run-day {session_flags(request.sessions)}{{flags}}",
             )
-        replaced = warehouse.replace(CUMULATIVE, Query(text, {"production": read}), request.tickers, targets)
+        replaced = warehouse.replace(CUMULATIVE, windows_query(request.tickers, targets), targets)
     except TableMissing as exc:
         raise _missing(warehouse, request, exc) from exc
-    needed = sorted({day for target in targets if target in held for day in calendar.window(target)})
-    holes = tuple((day, held.get(day, 0)) for day in needed if held.get(day, 0) < len(request.tickers))
-    return Cumulated(replaced, holes)
+    needed = sorted({day for target in targets if target in stored for day in calendar.window(target)})
+    missing = tuple((day, stored.get(day, 0)) for day in needed if stored.get(day, 0) < len(request.tickers))
+    return Cumulated(replaced, missing)
 
 
 def drop_staging(warehouse: Warehouse, request: Request) -> Dropped:
-    """Drop the request's staging table; no error when it is not there."""
+    """Drop the request's staging table, if there is one."""
     return Dropped(warehouse.full_name(request.staging), warehouse.drop(request.staging))
 
 
-def run_day(
-    source: Source,
-    warehouse: Warehouse,
-    request: Request,
-    step: Callable[[str], AbstractContextManager[Callable[[object], None]]],
-) -> DayRun:
-    """All the steps, in one process. `step(name)` surrounds each one, and is given its result.
+class Progress(Protocol):
+    """Where `run_day` reports what it does."""
 
-    Sessions that the gate refuses stay in staging; the others are published.
+    def begin(self, step: str) -> None:
+        """A step begins; the one before it, if any, is done."""
+
+    def done(self, result: object) -> None:
+        """The step has returned this."""
+
+
+def run_day(source: Source, warehouse: Warehouse, request: Request, progress: Progress) -> DayRun:
+    """All the steps, in one process. Sessions that the gate refuses stay in staging; the others are published.
 
     Raises:
         GateRefused: as `promote`; the steps before it are done.
     """
-    with step("init-tables") as done:
-        done(init_tables(warehouse, request, only=(SCHEMA, "production", "cumulative")))
-    with step("ingest") as done:
-        ingested = ingest(source, warehouse, request)
-        done(ingested)
+    progress.begin("init-tables")
+    progress.done(init_tables(warehouse, request, only=(SCHEMA, "production", "cumulative")))
+    progress.begin("ingest")
+    ingested = ingest(source, warehouse, request)
+    progress.done(ingested)
     try:
-        with step("check") as done:
-            audit = check(warehouse, request)
-            done(audit)
+        progress.begin("check")
+        audit = check(warehouse, request)
+        progress.done(audit)
         if not audit.passing:
-            raise refused(audit)
-        with step("promote") as done:
-            published = promote(warehouse, request, audit)
-            done(published)
-    except NotStaged as exc:  # it was there a moment ago: a second run of the same request has ended and dropped it
-        raise _vanished(ingested.staging) from exc
-    with step("cumulate") as done:
-        cumulated = cumulate(warehouse, replace(request, sessions=audit.passing))
-        done(cumulated)
+            raise _refused(audit)
+        progress.begin("promote")
+        published = promote(warehouse, request, audit)
+        progress.done(published)
+    except NotStaged as exc:  # It existed a moment ago: another run of the same request has ended and dropped it.
+        raise _staging_dropped(ingested.staging) from exc
+    progress.begin("cumulate")
+    cumulated = cumulate(warehouse, replace(request, sessions=audit.passing))
+    progress.done(cumulated)
     if audit.passed:
-        with step("drop-staging") as done:
-            done(drop_staging(warehouse, request))
+        progress.begin("drop-staging")
+        progress.done(drop_staging(warehouse, request))
     return DayRun(ingested, audit, published, cumulated)
 
 
 def show(warehouse: Warehouse, request: Request, part: str = "production", as_of: datetime | None = None) -> Rows:
-    """The request's rows in one of the tables, by date and ticker; staging's whatever ticker and date they are of.
+    """The request's rows in one of the tables, by date and ticker; all rows of staging, whatever they say.
 
     Raises:
-        OutOfOrder: the table is not there.
+        OutOfOrder: the table does not exist.
         SettingsError: the table's history does not reach back to `as_of`.
     """
     table = {"production": PRODUCTION, "cumulative": CUMULATIVE, "staging": request.staging}[part]
-    tickers = ", ".join(map(sql.string, request.tickers))
-    which = f"date IN ({', '.join(map(sql.day, request.sessions))}) AND ticker IN ({tickers})"
     whole = part == "staging"
-    text = sql.text("show", columns=", ".join(column.name for column in table.columns), which="TRUE" if whole else which)
+    requested = f"date IN ({', '.join(map(sql.day, request.sessions))}) AND ticker IN (SELECT ticker FROM {{tickers}})"
+    columns = ", ".join(column.name for column in table.columns)
+    text = sql.text("table_rows", columns=columns, condition="TRUE" if whole else requested)
     bounds = None if whole else (request.sessions[0], request.sessions[-1])
     try:
-        return Rows(warehouse.full_name(table), warehouse.query(Query(text, {"table": Read(table, bounds, as_of)})))
+        rows = warehouse.query(Query(text, {"table": Read(table, bounds, as_of)}, request.tickers))
+        return Rows(warehouse.full_name(table), rows)
     except TableMissing as exc:
         raise _missing(warehouse, request, exc) from exc
 
 
-def refused(audit: Audit) -> GateRefused:
+def verdict(audit: Audit) -> MaangError | None:
+    """The error for an audit; None if every session passed."""
+    if audit.passed:
+        return None
+    if not audit.passing:
+        return _refused(audit)
+    days = ", ".join(f"{day} ({', '.join(names)})" for day, names in audit.refused.items())
+    return PartlyRefused(f"the gate refused {len(audit.refused)} of {len(audit.sessions)} sessions: {days}", hint=_kept(audit))
+
+
+def _refused(audit: Audit) -> GateRefused:
     """The error for an audit in which no session passed."""
     names = ", ".join(result.check.name for result in audit.failed)
     return GateRefused(
@@ -295,18 +307,12 @@ def refused(audit: Audit) -> GateRefused:
     )
 
 
-def partly_refused(audit: Audit) -> PartlyRefused:
-    """The error for an audit in which some sessions passed, and some did not."""
-    days = ", ".join(f"{day} ({', '.join(names)})" for day, names in audit.refused.items())
-    return PartlyRefused(f"the gate refused {len(audit.refused)} of {len(audit.sessions)} sessions: {days}", hint=_kept(audit))
-
-
 def _kept(audit: Audit) -> str:
-    return f"the rows are kept in {audit.staging}: maang show --table staging {typed(audit.sessions)}{{flags}}"
+    return f"the rows are kept in {audit.staging}: maang show --table staging {session_flags(audit.sessions)}{{flags}}"
 
 
-def typed(sessions: Sequence[date]) -> str:
-    """The flags that ask for these sessions, in order and at least one."""
+def session_flags(sessions: Sequence[date]) -> str:
+    """The flags that select these sessions, of which there is at least one, in order."""
     if len(sessions) > 1 and tuple(sessions) == calendar.between(sessions[0], sessions[-1]):
         return f"--from {sessions[0]} --to {sessions[-1]}"
     return " ".join(f"--date {day}" for day in sessions)
@@ -317,31 +323,27 @@ def _on_staging(
     text: Callable[[Sequence[str], Sequence[date], AllowMissing], str],
     sessions: Sequence[date] | None = None,
 ) -> Query:
-    return Query(text(request.tickers, sessions or request.sessions, request.allow_missing), {"staging": Read(request.staging)})
+    filled = text(request.tickers, sessions or request.sessions, request.allow_missing)
+    return Query(filled, {"staging": Read(request.staging)}, request.tickers)
 
 
-def _vanished(name: str) -> StagingChanged:
-    return StagingChanged(
-        f"{name} was dropped before it was published, by another run; nothing was published",
-        hint="let one run end before the next begins, then run the same command again",
-    )
+def _staging_dropped(staging: str) -> StagingChanged:
+    return _staging_changed(f"dropped {staging} before it was published")
+
+
+def _staging_changed(how: str) -> StagingChanged:
+    hint = "wait until the other run has ended, then run the same command again"
+    return StagingChanged(f"another run {how}; nothing was published", hint=hint)
 
 
 def _missing(warehouse: Warehouse, request: Request, exc: TableMissing) -> OutOfOrder:
+    name = warehouse.full_name(exc.table)
     if exc.table == request.staging:
-        return _ingest_first(warehouse, request)
-    return OutOfOrder(f"there is no table {warehouse.full_name(exc.table)}", hint="create it: maang init-tables{flags}")
-
-
-def _ingest_first(warehouse: Warehouse, request: Request) -> NotStaged:
-    return NotStaged(
-        f"nothing is staged for {_days(request)} and these tickers: there is no {warehouse.full_name(request.staging)}",
-        hint=f"fetch them first: maang ingest {typed(request.sessions)}{{flags}}",
-    )
-
-
-def _days(request: Request) -> str:
-    return _span(request.sessions)
+        return NotStaged(
+            f"nothing is staged for {_span(request.sessions)} and these tickers: there is no {name}",
+            hint=f"fetch them first: maang ingest {session_flags(request.sessions)}{{flags}}",
+        )
+    return OutOfOrder(f"there is no table {name}", hint="create it: maang init-tables{flags}")
 
 
 def _span(sessions: Sequence[date]) -> str:

@@ -1,35 +1,30 @@
 """NYSE sessions as pure functions on New York dates.
 
-The rules are those of the `holidays` library's NYSE calendar; the tests hold it to `exchange_calendars`, day by day from 1990.
+The rules are those of the `holidays` library's NYSE calendar. Tests compare it with `exchange_calendars`, day by day from 1990.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from functools import cache
-from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from maang_cli.errors import NoSession, NotPublishedYet, SettingsError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
 NEW_YORK = ZoneInfo("America/New_York")
 FIRST_DATE = date(1990, 1, 1)
-"""The calendar is proved from here on."""
+"""The calendar is tested from this day on."""
 WINDOW_LENGTH = 7
-"""Sessions in a window, its own session included."""
+"""Sessions in a window, its own last session included."""
 CLOSE = time(16, 0)
-"""The regular close. On an early-close day the vendor's bars still cover the hours after it."""
-SETTLED = time(6, 0)
-"""New York, the morning after: by then the vendor serves a session to every plan."""
+"""The regular close. On a day with an early close the vendor's bars also cover the hours after it."""
+FINAL = time(6, 0)
+"""When a session is final: this time of the next day, New York. By then the vendor serves it to every plan."""
 
 
 @cache
 def _closures() -> dict[date, str]:
-    # Imported here: the library takes a third of a second, and `maang --help` needs no calendar.
+    # Imported here, because the library takes a third of a second and `maang --help` needs no calendar.
     from holidays.financial.ny_stock_exchange import NewYorkStockExchange
 
     return NewYorkStockExchange()  # type: ignore[no-untyped-call]
@@ -47,7 +42,7 @@ def is_session(day: date) -> bool:
 
 
 def _walk(day: date, step: int) -> Iterator[date]:
-    """Sessions from `day` on, itself first if it is one, forward (step 1) or back (step -1)."""
+    """Sessions from `day` on, forward (step 1) or back (step -1). `day` comes first if it is a session."""
     while True:
         if is_session(day):
             yield day
@@ -55,30 +50,30 @@ def _walk(day: date, step: int) -> Iterator[date]:
 
 
 def window(session: date) -> tuple[date, ...]:
-    """The last 7 sessions up to and including `session`, oldest first."""
+    """The last WINDOW_LENGTH sessions up to and including `session`, oldest first."""
     back = _walk(session, -1)
     return tuple(reversed([next(back) for _ in range(WINDOW_LENGTH)]))
 
 
-def touched(session: date) -> tuple[date, ...]:
-    """The 7 sessions whose windows hold `session`: itself and the next 6, oldest first."""
+def affected(session: date) -> tuple[date, ...]:
+    """The sessions whose windows contain `session`: itself and those after it, WINDOW_LENGTH in all, oldest first."""
     ahead = _walk(session, 1)
     return tuple(next(ahead) for _ in range(WINDOW_LENGTH))
 
 
 def between(first: date, last: date) -> tuple[date, ...]:
-    """All sessions from `first` to `last`, both included; empty when there is none."""
+    """All sessions from `first` to `last`, both included; empty if there is none."""
     days = (last - first).days + 1
     return tuple(day for day in (first + timedelta(days=n) for n in range(days)) if is_session(day))
 
 
 def require(day: date, now: datetime) -> date:
-    """`day`, when it is a session that is over at `now` (an aware datetime).
+    """`day`, if it is a session that is over at `now` (an aware datetime).
 
     Raises:
-        SettingsError: the date is in the future, or before the calendar begins.
-        NoSession: NYSE did not trade on it.
-        NotPublishedYet: it is today's, and the closing bell has not rung.
+        SettingsError: `day` is in the future, or before the calendar begins.
+        NoSession: NYSE did not trade on `day`.
+        NotPublishedYet: `day` is today, and the session is not over.
     """
     here = now.astimezone(NEW_YORK)
     if day > here.date():
@@ -86,23 +81,23 @@ def require(day: date, now: datetime) -> date:
             f"{day} is in the future: in New York it is {here.date()}", hint="give --date a session that has ended"
         )
     if day < FIRST_DATE:
-        raise SettingsError(f"{day} is before {FIRST_DATE}, where the NYSE calendar begins", hint="give --date a later session")
+        raise SettingsError(f"{day} is before {FIRST_DATE}, when the NYSE calendar begins", hint="give --date a later session")
     if reason := why_closed(day):
         raise NoSession(f"{day} is not a session: {reason}")
     if day == here.date() and here.time() < CLOSE:
-        raise NotPublishedYet(f"the session of {day} is not over", hint=f"try again after {settled(day)}")
+        raise NotPublishedYet(f"the session of {day} is not over", hint=f"try again after {final_at(day)}")
     return day
 
 
-def last_finished(now: datetime) -> date:
-    """The last session whose bars are there for every plan at `now`, an aware datetime: from 06:00 New York the morning after."""
+def last_final(now: datetime) -> date:
+    """The last session that is final at `now`, an aware datetime."""
     here = now.astimezone(NEW_YORK)
-    return next(_walk(here.date() - timedelta(days=1 if here.time() >= SETTLED else 2), -1))
+    return next(_walk(here.date() - timedelta(days=1 if here.time() >= FINAL else 2), -1))
 
 
 def next_due(now: datetime) -> date:
-    """The first session that is not finished at `now`."""
-    return next(_walk(last_finished(now) + timedelta(days=1), 1))
+    """The first session that is not final at `now`."""
+    return next(_walk(last_final(now) + timedelta(days=1), 1))
 
 
 @dataclass(frozen=True)
@@ -110,15 +105,15 @@ class Selection:
     sessions: tuple[date, ...]
     """In order, each once, at least one."""
     notes: tuple[str, ...] = ()
-    """What was left out, and why; a line each."""
+    """What was left out, and why, one line each."""
 
 
-def among(dates: Iterable[date], now: datetime) -> Selection:
-    """The sessions among `dates`; one date alone has to be a session, of several those without one are noted.
+def select_dates(dates: Iterable[date], now: datetime) -> Selection:
+    """The sessions among `dates`. A single date must be a session; of several dates, those without a session are noted.
 
     Raises:
         SettingsError, NotPublishedYet: as `require`.
-        NoSession: none of them is a session.
+        NoSession: no date is a session.
     """
     days = sorted(set(dates))
     if len(days) == 1:
@@ -134,25 +129,25 @@ def among(dates: Iterable[date], now: datetime) -> Selection:
     return Selection(tuple(found), tuple(f"{note}; skipped" for note in notes))
 
 
-def ranging(first: date, last: date | None, now: datetime) -> Selection:
-    """All sessions from `first` to `last`, or to the last finished one where that is earlier or `last` is None.
+def select_range(first: date, last: date | None, now: datetime) -> Selection:
+    """All sessions from `first` to `last`, or to the last final one if that is earlier or `last` is None.
 
     Raises:
         SettingsError: `last` is before `first`, or `first` before the calendar begins.
-        NoSession: there is none that is finished.
+        NoSession: there is no final session in the range.
     """
     if first < FIRST_DATE:
-        raise SettingsError(f"{first} is before {FIRST_DATE}, where the NYSE calendar begins", hint="give --from a later date")
+        raise SettingsError(f"{first} is before {FIRST_DATE}, when the NYSE calendar begins", hint="give --from a later date")
     if last is not None and last < first:
-        raise SettingsError(f"the range ends before it begins: {first} to {last}", hint="give --from the earlier date")
-    finished = last_finished(now)
-    end = finished if last is None else min(last, finished)
+        raise SettingsError(f"the range ends before it starts: {first} to {last}", hint="give --from the earlier date")
+    newest = last_final(now)
+    end = newest if last is None else min(last, newest)
     if not (found := between(first, end)):
-        raise NoSession(f"there is no finished session from {first} to {end if last is None else last}")
+        raise NoSession(f"there is no final session from {first} to {end if last is None else last}")
     cut = last is not None and last >= next_due(now)
-    return Selection(found, (f"{last} is past the last finished session: taken as {finished}",) if cut else ())
+    return Selection(found, (f"{last} is after the last final session, so the range ends on {newest}",) if cut else ())
 
 
-def settled(session: date) -> str:
-    """When a session's bars are there for every plan, as a person reads it."""
-    return f"{session + timedelta(days=1)} {SETTLED:%H:%M} New York"
+def final_at(session: date) -> str:
+    """When a session is final, as a person reads it."""
+    return f"{session + timedelta(days=1)} {FINAL:%H:%M} New York"

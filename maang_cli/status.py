@@ -1,28 +1,21 @@
-"""Is anything missing, is anything late? Read from the tables; nothing is fetched or written."""
+"""Is anything missing, is anything late? The tables say so; nothing is fetched or written."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from datetime import date, datetime
 
-from maang_cli import backfill, sql
+from maang_cli import missing, sql
 from maang_cli import sessions as calendar
-from maang_cli.errors import MaangError, NotStaged, PartlyRefused
+from maang_cli.errors import MaangError, OutOfOrder, PartlyRefused
+from maang_cli.missing import MissingBars, StaleWindows
+from maang_cli.pipeline import Request
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Table, staged_sessions
-from maang_cli.warehouses.base import Query, Read, TableMissing
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import date, datetime
-
-    from maang_cli.backfill import Windows
-    from maang_cli.pipeline import Request
-    from maang_cli.warehouses.base import Size, Warehouse
+from maang_cli.warehouses.base import Query, Read, Size, TableMissing, Warehouse
 
 
 @dataclass(frozen=True)
-class Glance:
-    """One of the lasting tables, whatever tickers are asked for."""
+class TableSummary:
+    """What production or cumulative contains, for all tickers."""
 
     table: str
     first: date | None
@@ -33,84 +26,85 @@ class Glance:
 
 
 @dataclass(frozen=True)
-class Left:
-    """A staging table that is there."""
+class StagingTable:
+    """A staging table that exists."""
 
     table: str
     first: date
     last: date
     rows: int
     published: bool
-    """Production holds all of it: it was left by a run that was killed."""
+    """Whether production has all of it: it is then a killed run's leftover."""
 
 
 @dataclass(frozen=True)
 class Status:
     request: Request
-    """Its sessions are those that were looked at."""
-    tables: tuple[Glance, ...]
-    holes: backfill.Holes
-    windows: Mapping[date, Windows]
-    staging: tuple[Left, ...]
-    last_held: date | None
-    """The last session of which production holds any of the tickers asked for; of those that were looked at."""
-    last_finished: date
+    """Its sessions are those that were examined."""
+    tables: tuple[TableSummary, ...]
+    bars: MissingBars
+    windows: Mapping[date, StaleWindows]
+    staging: tuple[StagingTable, ...]
+    last_session: date | None
+    """The last examined session for which production has any of the requested tickers."""
+    last_final: date
     next_due: date
 
     @property
-    def whole(self) -> bool:
-        return not self.holes.missing and not self.windows
+    def complete(self) -> bool:
+        return not self.bars.missing and not self.windows
 
     def verdict(self) -> MaangError | None:
-        if self.whole:
+        """The error that says what is missing; None if nothing is."""
+        if self.complete:
             return None
-        counted = ((len(self.holes.missing), "gaps"), (len(self.windows), "windows missing or stale"))
+        counted = ((len(self.bars.missing), "missing bars"), (len(self.windows), "missing or stale windows"))
         found = [f"{days} session{'s' * (days != 1)} with {what}" for days, what in counted if days]
         ends = f"--from {self.request.sessions[0]} --to {self.request.sessions[-1]}"
-        return PartlyRefused(" and ".join(found), hint=f"fill them: maang backfill {ends}{{flags}}")
+        return PartlyRefused(" and ".join(found), hint=f"fetch and repair them: maang backfill {ends}{{flags}}")
 
 
 def status(warehouse: Warehouse, request: Request, now: datetime) -> Status:
-    """The state of the request's sessions; without any, of those from the first one held to the last finished one.
+    """The state of the request's sessions; if it has none, of those from the first stored session to the last final one.
 
     Raises:
-        OutOfOrder: there is no production, or it is empty and no session is asked for.
+        OutOfOrder: no session is requested, and production does not exist or is empty.
     """
-    tables = tuple(found for table in (PRODUCTION, CUMULATIVE) if (found := _glance(warehouse, table)) is not None)
-    finished = calendar.last_finished(now)
+    tables = tuple(found for table in (PRODUCTION, CUMULATIVE) if (found := _summary(warehouse, table)) is not None)
+    last_final = calendar.last_final(now)
     if not request.sessions:
         first = next((found.first for found in tables if found.table == warehouse.full_name(PRODUCTION)), None)
         if first is None:
-            raise NotStaged(
-                f"{warehouse.full_name(PRODUCTION)} holds nothing yet", hint="publish something first: maang run-day{flags}"
-            )
-        request = replace(request, sessions=calendar.between(first, max(first, finished)))
-    holes = backfill.find_holes(warehouse, request)
-    lacking = {day for day, gap in {**holes.missing, **holes.excused}.items() if len(gap) == len(request.tickers)}
+            raise OutOfOrder(f"{warehouse.full_name(PRODUCTION)} is empty", hint="publish a session first: maang run-day{flags}")
+        request = replace(request, sessions=calendar.between(first, max(first, last_final)))
+    bars = missing.find_missing_bars(warehouse, request)
+    empty = {day for day, tickers in {**bars.missing, **bars.allowed}.items() if len(tickers) == len(request.tickers)}
     return Status(
         request,
         tables,
-        holes,
-        backfill.find_stale(warehouse, request),
-        tuple(_left(warehouse, table) for table in backfill.staged_tables(warehouse)),
-        max((day for day in request.sessions if day not in lacking), default=None),
-        finished,
+        bars,
+        missing.find_stale_windows(warehouse, request),
+        tuple(_staging_table(warehouse, table) for table in missing.staging_tables(warehouse)),
+        max((day for day in request.sessions if day not in empty), default=None),
+        last_final,
         calendar.next_due(now),
     )
 
 
-def _glance(warehouse: Warehouse, table: Table) -> Glance | None:
+def _summary(warehouse: Warehouse, table: Table) -> TableSummary | None:
     try:
-        row = warehouse.query(Query(sql.text("glance"), {"table": Read(table)})).to_pylist()[0]
-        return Glance(warehouse.full_name(table), row["first"], row["last"], row["rows"], row["tickers"], warehouse.size(table))
+        row = warehouse.query(Query(sql.text("table_summary"), {"table": Read(table)})).to_pylist()[0]
+        size = warehouse.size(table)
     except TableMissing:
         return None
+    return TableSummary(warehouse.full_name(table), row["first"], row["last"], row["rows"], row["tickers"], size)
 
 
-def _left(warehouse: Warehouse, table: Table) -> Left:
+def _staging_table(warehouse: Warehouse, table: Table) -> StagingTable:
     first, last = staged_sessions(table)
     try:
         rows = warehouse.query(Query("SELECT count(*) AS rows FROM {table}", {"table": Read(table)})).to_pylist()[0]["rows"]
-    except (TableMissing, MaangError):  # dropped meanwhile, or of another version
+    except (TableMissing, MaangError):  # Another run has dropped it, or it has other columns.
         rows = 0
-    return Left(warehouse.full_name(table), first, last, rows, not backfill.unpublished(warehouse, table))
+    published = not missing.unpublished_sessions(warehouse, table)
+    return StagingTable(warehouse.full_name(table), first, last, rows, published)

@@ -1,21 +1,18 @@
-"""Results for people and for programs: lines and tables, or one JSON document. stdout is the result, stderr is narration."""
-
-from __future__ import annotations
+"""Results for people, as lines and tables, and as JSON. stdout is for results; what people read meanwhile goes to stderr."""
 
 import sys
 
 from rich.text import Text
 
-from maang_cli.render.documents import dumps
-from maang_cli.render.lines import line
-from maang_cli.render.narrator import Narrator, console
+from maang_cli.render.lines import cost, line, reused
+from maang_cli.render.progress import ProgressDisplay, console
 from maang_cli.render.tables import Maintained, people
 
-__all__ = ["Maintained", "Narrator", "error", "line", "result"]
+__all__ = ["Maintained", "ProgressDisplay", "cost", "error", "line", "result", "reused"]
 
 
 def error(message: str, hint: str) -> None:
-    """The two lines of a foreseen failure, on stderr; without a hint it is a plain line."""
+    """A foreseen failure, on stderr: two lines, or the message alone if there is no hint."""
     out = console(sys.stderr)
     if not hint:
         out.print(Text(message), soft_wrap=True)
@@ -24,10 +21,7 @@ def error(message: str, hint: str) -> None:
     out.print(Text.assemble(("hint: ", "bold"), hint), soft_wrap=True)
 
 
-def result(value: object, *, as_json: bool) -> None:
-    """A step's result on stdout."""
-    if as_json:
-        sys.stdout.write(dumps(value) + "\n")
-    else:
-        for part in people(value):
-            console(sys.stdout).print(part, soft_wrap=isinstance(part, str))
+def result(value: object) -> None:
+    """A command's result on stdout, for people."""
+    for part in people(value):
+        console(sys.stdout).print(part, soft_wrap=isinstance(part, str))

@@ -1,82 +1,90 @@
 """Results in one line each."""
 
-from __future__ import annotations
-
 from collections import Counter
+from collections.abc import Iterable
 from functools import singledispatch
-from typing import TYPE_CHECKING
 
-from maang_cli.backfill import Plan, Tally
+from maang_cli.backfill import BackfillProgress, Plan
 from maang_cli.checks import Audit, FailingRow
 from maang_cli.pipeline import Cumulated, Dropped, Ingested, Initialized, Published
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from maang_cli.warehouses.base import Replaced
+from maang_cli.warehouses.base import Replaced
 
 
 @singledispatch
 def line(value: object) -> str:
-    """A result in one line; empty when there is nothing to say."""
+    """A result in one line; empty if there is nothing to say."""
     raise TypeError(f"no line for {type(value).__name__}")
 
 
 @line.register(Initialized)
-def _(value: Initialized) -> str:
+def _initialized(value: Initialized) -> str:
     return f"created {', '.join(value.created)}" if value.created else ""
 
 
 @line.register(Ingested)
-def _(value: Ingested) -> str:
+def _ingested(value: Ingested) -> str:
     return f"{plural(value.rows, 'bar')} from {value.source}{', made up' if value.made_up else ''}"
 
 
 @line.register(Audit)
-def _(value: Audit) -> str:
+def _audit(value: Audit) -> str:
     passed = len(value.results) - len(value.failed)
-    return f"{passed} of {len(value.results)} checks passed" + _refused(value) + absent(value.absent)
+    allowed = allowed_missing(value.allowed)
+    return f"{passed} of {len(value.results)} checks passed{_refused(value)}{'; ' if allowed else ''}{allowed}"
 
 
 @line.register(Published)
-def _(value: Published) -> str:
+def _published(value: Published) -> str:
     return _changes(value.replaced, "row") + _refused(value.audit)
 
 
 @line.register(Cumulated)
-def _(value: Cumulated) -> str:
-    said = _changes(value.replaced, "window")
-    if value.holes:
-        days = [day for day, _ in value.holes]
+def _cumulated(value: Cumulated) -> str:
+    text = _changes(value.replaced, "window")
+    if value.missing:
+        days = [day for day, _ in value.missing]
         span = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
-        said += f"; some are short: production lacks bars on {plural(len(days), 'session')} ({span})"
-    return said
+        text += f"; some windows are incomplete: no bars for {plural(len(days), 'session')} ({span})"
+    return text
 
 
 @line.register(Dropped)
-def _(_value: Dropped) -> str:
+def _dropped(_value: Dropped) -> str:
     return ""
 
 
 @line.register(Plan)
-def _(value: Plan) -> str:
+def _plan(value: Plan) -> str:
     if not value.batches and not value.windows:
-        return f"nothing to do: {plural(len(value.request.sessions), 'session')} whole"
-    pace = f" at {value.per_minute} a minute" if value.per_minute else ""
-    in_hand = f", {plural(value.calls.in_hand, 'answer')} of an earlier run in hand" if value.calls.in_hand else ""
+        return f"nothing to do: {plural(len(value.request.sessions), 'session')} complete"
+    cached = f", {reused(value)}" if value.calls.cached else ""
     return (
-        f"{plural(len(value.holes.missing), 'session')} to fetch, {plural(value.calls.number, 'call')}{pace}{in_hand}, "
+        f"{plural(len(value.bars.missing), 'session')} to fetch, {_calls(value)}{cached}, "
         f"about {plural(value.rows, 'row')}, {plural(value.commits, 'commit')}, {_duration(value.seconds)}"
     )
 
 
-@line.register(Tally)
-def _(value: Tally) -> str:
+@line.register(BackfillProgress)
+def _backfill_progress(value: BackfillProgress) -> str:
     left = "" if value.seconds_left is None else f", {_duration(value.seconds_left)} left"
     return (
         f"{value.sessions} of {plural(value.all_sessions, 'session')}, {plural(value.rows, 'row')}, "
         f"{value.calls} of {plural(value.all_calls, 'call')}{left}"
     )
+
+
+def cost(plan: Plan) -> str:
+    """How long a backfill takes, and why."""
+    return f"{_duration(plan.seconds)} ({_calls(plan)})"
+
+
+def reused(plan: Plan) -> str:
+    """What a backfill need not fetch again."""
+    return f"reusing {plural(plan.calls.cached, 'answer')} from an earlier run"
+
+
+def _calls(plan: Plan) -> str:
+    return plural(plan.calls.number, "call") + (f" at {plan.per_minute} a minute" if plan.per_minute else "")
 
 
 def _duration(seconds: float) -> str:
@@ -86,6 +94,7 @@ def _duration(seconds: float) -> str:
 
 
 def bytes_of(number: int | None) -> str:
+    """A size, as people read it."""
     if number is None:
         return "?"
     return f"{number / 1e6:.1f} MB" if number >= 100_000 else f"{number / 1e3:.1f} KB"
@@ -98,18 +107,22 @@ def _changes(value: Replaced, noun: str) -> str:
 
 
 def plural(number: int, noun: str) -> str:
+    """The number with its noun."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _refused(value: Audit) -> str:
-    """Which of several sessions the gate refuses."""
+    """How many of several sessions the gate refuses."""
     if len(value.sessions) == 1 or not value.refused:
         return ""
     return f"; {len(value.refused)} of {plural(len(value.sessions), 'session')} refused"
 
 
-def absent(rows: Iterable[FailingRow]) -> str:
-    """Each ticker once, with on how many sessions where there are several."""
+def allowed_missing(rows: Iterable[FailingRow]) -> str:
+    """Each missing ticker that is allowed, once, with the number of sessions if there are several; empty if there is none."""
     days = Counter(str(row.ticker) for row in rows)
     names = ", ".join(name if count == 1 else f"{name} ({count} sessions)" for name, count in days.items())
-    return f"; absent, as --allow-missing lets them: {names}" if names else ""
+    return f"{ALLOWED}: {names}" if names else ""
+
+
+ALLOWED = "missing, allowed by --allow-missing"

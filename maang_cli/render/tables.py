@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import singledispatch
@@ -12,31 +13,29 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from maang_cli.backfill import Backfilled, Plan, spans
+from maang_cli.backfill import Backfilled, Plan
 from maang_cli.checks import Audit
 from maang_cli.doctor import Checkup
+from maang_cli.missing import spans
 from maang_cli.pipeline import Cumulated, DayRun, Dropped, Ingested, Initialized, Published, Rows
-from maang_cli.render.lines import absent, bytes_of, line, plural
-from maang_cli.sessions import settled
+from maang_cli.render.lines import ALLOWED, allowed_missing, bytes_of, line, plural
+from maang_cli.sessions import final_at
 from maang_cli.status import Status
+from maang_cli.warehouses.base import Cleanup, Replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
     import pyarrow as pa
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
-    from maang_cli.warehouses.base import Replaced, Tidied
-
 FEW = 10
-"""Tickers that are named where there may be thousands."""
+"""How many tickers are named of what may be thousands."""
 
 
 @dataclass(frozen=True)
 class Maintained:
     warehouse: str
-    tidied: tuple[Tidied, ...] | None
-    """None: the platform looks after its tables by itself."""
+    cleanups: tuple[Cleanup, ...] | None
+    """None: the platform maintains its tables by itself."""
 
 
 @singledispatch
@@ -46,35 +45,36 @@ def people(value: object) -> Iterator[RenderableType]:
 
 
 @people.register(Initialized)
-def _(value: Initialized) -> Iterator[RenderableType]:
+def _initialized(value: Initialized) -> Iterator[RenderableType]:
     for name in value.created:
         yield f"created {escape(name)}"
     for name in value.present:
-        yield f"{escape(name)} was there"
+        yield f"{escape(name)} already exists"
 
 
 @people.register(Ingested)
-def _(value: Ingested) -> Iterator[RenderableType]:
+def _ingested(value: Ingested) -> Iterator[RenderableType]:
     yield escape(f"{line(value)}, staged in {value.staging}")
 
 
 @people.register(Published)
-def _(value: Published) -> Iterator[RenderableType]:
-    yield escape(f"{value.replaced.table}: {line(value)}{absent(value.absent)}")
+def _published(value: Published) -> Iterator[RenderableType]:
+    allowed = allowed_missing(value.allowed)
+    yield escape(f"{value.replaced.table}: {line(value)}{'; ' if allowed else ''}{allowed}")
 
 
 @people.register(Cumulated)
-def _(value: Cumulated) -> Iterator[RenderableType]:
+def _cumulated(value: Cumulated) -> Iterator[RenderableType]:
     yield escape(f"{value.replaced.table}: {line(value)}")
 
 
 @people.register(Dropped)
-def _(value: Dropped) -> Iterator[RenderableType]:
+def _dropped(value: Dropped) -> Iterator[RenderableType]:
     yield f"dropped {escape(value.staging)}" if value.dropped else f"there was no {escape(value.staging)}"
 
 
 @people.register(Audit)
-def _(value: Audit) -> Iterator[RenderableType]:
+def _audit(value: Audit) -> Iterator[RenderableType]:
     table = _table("check", "promise", "failing", "which rows")
     for outcome in value.results:
         rows = "\n".join(f"{row.ticker} {row.date}: {row.found}" for row in outcome.rows)
@@ -85,17 +85,17 @@ def _(value: Audit) -> Iterator[RenderableType]:
     yield table
     if len(value.sessions) > 1:
         yield from _refusals(value.refused)
-    if value.absent:
-        yield escape(absent(value.absent).removeprefix("; "))
+    if value.allowed:
+        yield escape(allowed_missing(value.allowed))
 
 
 @people.register(Checkup)
-def _(value: Checkup) -> Iterator[str | Table]:
-    table = _table("look", "", "found")
-    for finding in value.findings:
-        state = Text("failed", style="bold red") if finding.error else Text("ok", style="green")
-        hint = f"\nhint: {finding.error.hint}" if finding.error else ""
-        table.add_row(Text(finding.name), state, Text(finding.said + hint))
+def _checkup(value: Checkup) -> Iterator[str | Table]:
+    table = _table("check", "", "found")
+    for each in value.diagnoses:
+        state = Text("failed", style="bold red") if each.error else Text("ok", style="green")
+        hint = f"\nhint: {each.error.hint}" if each.error else ""
+        table.add_row(Text(each.name), state, Text(each.found + hint))
     yield table
 
 
@@ -112,24 +112,24 @@ def _changes(*done: Replaced) -> Table:
 
 
 @people.register(DayRun)
-def _(value: DayRun) -> Iterator[RenderableType]:
+def _day_run(value: DayRun) -> Iterator[RenderableType]:
     yield _changes(value.published.replaced, value.cumulated.replaced)
     yield from _refusals(value.audit.refused)
 
 
 @people.register(Plan)
-def _(value: Plan) -> Iterator[str | Table]:
+def _plan(value: Plan) -> Iterator[str | Table]:
     yield escape(line(value))
-    yield from map(escape, _gaps(value.holes.missing, "to fetch"))
-    yield from map(escape, _gaps(value.holes.excused, "left out, as --allow-missing lets it"))
+    yield from map(escape, _missing(value.bars.missing, "to fetch"))
+    yield from map(escape, _missing(value.bars.allowed, ALLOWED))
     if value.windows:
-        yield f"windows to make: {escape(spans(value.windows))}"
+        yield f"windows to refresh: {escape(spans(value.windows))}"
 
 
-def _gaps(holes: Mapping[date, frozenset[str]], what: str) -> Iterator[str]:
-    """Sessions with what they lack: sessions that lack the same are one line."""
+def _missing(bars: Mapping[date, frozenset[str]], what: str) -> Iterator[str]:
+    """Sessions with the tickers that they lack; sessions that lack the same tickers share a line."""
     groups: dict[frozenset[str], list[date]] = {}
-    for day, tickers in holes.items():
+    for day, tickers in bars.items():
         groups.setdefault(tickers, []).append(day)
     for tickers, days in groups.items():
         names = sorted(tickers)
@@ -138,70 +138,74 @@ def _gaps(holes: Mapping[date, frozenset[str]], what: str) -> Iterator[str]:
 
 
 @people.register(Backfilled)
-def _(value: Backfilled) -> Iterator[str | Table]:
+def _backfilled(value: Backfilled) -> Iterator[str | Table]:
     yield _changes(value.production, value.cumulative)
-    whole = len(value.plan.request.sessions) - len(value.plan.holes.missing)
-    said = f"{plural(len(value.published), 'session')} published, {whole} were whole, {plural(value.calls, 'call')}"
+    complete = len(value.plan.request.sessions) - len(value.plan.bars.missing)
     yield (
-        said
+        f"{plural(len(value.published), 'session')} published, {complete} already complete, {plural(value.calls, 'call')}"
         + (f", {len(value.refused)} refused" if value.refused else "")
-        + (f", {len(value.failed)} not to be had" if value.failed else "")
+        + (f", {len(value.failed)} unavailable" if value.failed else "")
     )
     yield from _refusals(value.refused)
     for day, failure in value.failed.items():
-        yield escape(f"{day} not to be had: {failure.message}")
+        yield escape(f"{day} unavailable: {failure.message}")
     for name in value.kept:
         yield escape(f"refused rows are kept in {name}")
-    if value.absent:
-        names_of = ", ".join(f"{name} ({plural(days, 'session')})" for name, days in value.absent.items())
-        yield escape(f"absent, as --allow-missing lets them: {names_of}")
+    if value.allowed:
+        names = ", ".join(f"{name} ({plural(days, 'session')})" for name, days in value.allowed.items())
+        yield escape(f"{ALLOWED}: {names}")
 
 
 @people.register(Status)
-def _(value: Status) -> Iterator[str | Table]:
+def _status(value: Status) -> Iterator[str | Table]:
     table = _table("table", "first", "last", "rows", "tickers", "size", "snapshots")
-    for found in value.tables:
-        snapshots = "?" if found.size.snapshots is None else str(found.size.snapshots)
-        counts = (str(found.first), str(found.last), str(found.rows), str(found.tickers), bytes_of(found.size.bytes), snapshots)
-        table.add_row(Text(found.table), *counts)
+    for summary in value.tables:
+        snapshots = "?" if summary.size.snapshots is None else str(summary.size.snapshots)
+        table.add_row(
+            Text(summary.table),
+            *map(str, (summary.first, summary.last, summary.rows, summary.tickers)),
+            bytes_of(summary.size.bytes),
+            snapshots,
+        )
     yield table
-    due = f"next due {value.next_due}: {settled(value.next_due)}"
-    yield escape(f"last session {value.last_held}, last finished {value.last_finished}, {due}")
-    yield from map(escape, _gaps(value.holes.missing, "gap"))
-    yield from map(escape, _gaps(value.holes.excused, "absent, as --allow-missing lets it"))
+    stored = "no sessions yet" if value.last_session is None else f"last session {value.last_session}"
+    due = f"next due {value.next_due}: {final_at(value.next_due)}"
+    yield escape(f"{stored}, last final session {value.last_final}, {due}")
+    yield from map(escape, _missing(value.bars.missing, "missing"))
+    yield from map(escape, _missing(value.bars.allowed, ALLOWED))
     for name, what in (("missing", "windows missing"), ("stale", "windows stale")):
         days = [day for day, windows in value.windows.items() if getattr(windows, name)]
         if days:
             number = sum(getattr(windows, name) for windows in value.windows.values())
             yield escape(f"{what}: {number} ({spans(days)})")
-    for left in value.staging:
-        why = "all of it is published" if left.published else "refused, or of a run that is under way or was killed"
-        yield escape(f"staging: {left.table}, {plural(left.rows, 'row')}; {why}")
+    for found in value.staging:
+        why = "all of it is published" if found.published else "left by a refused, running or killed run"
+        yield escape(f"staging: {found.table}, {plural(found.rows, 'row')}; {why}")
     first, last = value.request.sessions[0], value.request.sessions[-1]
-    if value.whole:
-        yield escape(f"whole: {plural(len(value.request.sessions), 'session')} from {first} to {last}")
+    if value.complete:
+        yield escape(f"complete: {plural(len(value.request.sessions), 'session')} from {first} to {last}")
 
 
 @people.register(Maintained)
-def _(value: Maintained) -> Iterator[str | Table]:
-    if value.tidied is None:
-        yield f"nothing to do: {escape(value.warehouse)} looks after its tables by itself"
+def _maintained(value: Maintained) -> Iterator[str | Table]:
+    if value.cleanups is None:
+        yield f"nothing to do: {escape(value.warehouse)} maintains its tables by itself"
         return
-    for done in value.tidied:
+    for done in value.cleanups:
         what = f"{plural(done.snapshots, 'snapshot')} expired, {plural(done.files, 'file')} removed, {bytes_of(done.bytes)} freed"
         yield escape(f"{done.table}: {what}")
-    if not value.tidied:
-        yield "nothing to do: there is no table"
+    if not value.cleanups:
+        yield "nothing to do: there are no tables"
 
 
 @people.register(Rows)
-def _(value: Rows) -> Iterator[RenderableType]:
+def _rows(value: Rows) -> Iterator[RenderableType]:
     yield _Rows(value.rows)
     yield f"{plural(value.rows.num_rows, 'row')} of {escape(value.table)}"
 
 
 class _Rows:
-    """Rows as a table where it fits, else as a record each: values stay whole."""
+    """Rows as a table if it fits, otherwise one record a row: no value is cut."""
 
     def __init__(self, rows: pa.Table) -> None:
         self._rows = rows.to_pylist()
@@ -217,7 +221,7 @@ class _Rows:
 
 
 def _record(row: dict[str, object]) -> Table:
-    """One row, a line for each column: rows with arrays are too wide for one line."""
+    """One row, with a line for each column, because rows with arrays are too wide for one line."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column(str(row.pop("ticker")))
     table.add_column(str(row.pop("date")), overflow="fold")
@@ -229,32 +233,25 @@ def _record(row: dict[str, object]) -> Table:
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
+        table.add_column(column, justify="left" if column in _TEXT else "right", overflow="fold")
     return table
 
 
-_NUMBERS = frozenset(
-    [
-        "rows",
-        "tickers",
-        "size",
-        "snapshots",
-        "new",
-        "changed",
-        "unchanged",
-        "removed",
-        "failing",
-        "open",
-        "high",
-        "low",
-        "close",
-        "volume",
-        "vwap",
-        "transactions",
-        "avg_7_day_volume",
-        "volatility_7_day",
-    ]
-)
+_TEXT = {
+    "",
+    "table",
+    "first",
+    "last",
+    "check",
+    "promise",
+    "found",
+    "which rows",
+    "ticker",
+    "date",
+    "session",
+    "insertion_timestamp",
+}
+"""Columns that are aligned to the left."""
 
 
 def _cell(value: object) -> str:

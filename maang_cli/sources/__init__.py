@@ -1,26 +1,42 @@
-"""Sources, behind one interface (`base.Source`), chosen by name; a loader imports its driver, so nothing here does."""
+"""Sources, behind one interface (`base.Source`). The driver of each is imported when it is opened, not here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
+if TYPE_CHECKING:  # these take a while to load, and `maang --help` needs neither
     from maang_cli.settings import Settings
     from maang_cli.sources.base import Source
 
 
-def _polygon(settings: Settings) -> Source:
-    from maang_cli.sources import polygon
+@dataclass(frozen=True)
+class SourceKind:
+    """A source that `--source` can name."""
 
-    return polygon.open_source(settings)
+    open: Callable[[Settings], Source]
+    """Imports its driver; raises SettingsError if the source's own settings are wrong."""
+    default_schema: str
+    """Each source has a schema of its own, so that made-up and real bars never mix."""
+    made_up: bool = False
+    """Whether its bars are invented."""
+
+
+def _polygon(settings: Settings) -> Source:
+    from maang_cli.sources.polygon.source import open_source
+
+    return open_source(settings)
 
 
 def _sample(_settings: Settings) -> Source:
-    from maang_cli.sources import sample
+    from maang_cli.sources.sample import SampleSource
 
-    return sample.SampleSource()
+    return SampleSource()
 
 
-SOURCES: dict[str, Callable[[Settings], Source]] = {"polygon": _polygon, "sample": _sample}
+SOURCES = {
+    "polygon": SourceKind(_polygon, default_schema="maang"),
+    "sample": SourceKind(_sample, default_schema="maang_sample", made_up=True),
+}
+"""By name; the first is the default."""

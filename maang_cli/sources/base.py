@@ -1,18 +1,32 @@
-"""What a source is: it answers one question."""
+"""What a source is: it answers which bars these tickers had on these sessions."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
-    from datetime import date
+from maang_cli.errors import MaangError
 
+if TYPE_CHECKING:
     import pyarrow as pa
 
-    from maang_cli.errors import MaangError
-    from maang_cli.planner import Calls
+
+@dataclass(frozen=True)
+class Calls:
+    """The API calls that a fetch needs."""
+
+    grouped: tuple[date, ...] = ()
+    """Sessions, in order, with one call each for all tickers."""
+    ranges: Mapping[str, tuple[date, date]] = field(default_factory=dict)
+    """Tickers with one call each, which covers the sessions from the first to the last."""
+    cached: int = 0
+    """Tickers for which an earlier run has left a cached answer, which costs no call."""
+
+    @property
+    def number(self) -> int:
+        return len(self.grouped) + len(self.ranges)
 
 
 @dataclass(frozen=True)
@@ -22,12 +36,12 @@ class Fetched:
     rows: pa.Table
     """In staging's columns."""
     failed: Mapping[date, MaangError]
-    """Sessions that the source could not give, and why; they have no rows."""
+    """Sessions that the source could not deliver, and why. They have no rows."""
 
 
 @dataclass(frozen=True)
 class Resume:
-    """What a run is asked for, so that it can take up what an earlier run of the same was told and did not publish."""
+    """The request of a run that may reuse cached answers: those of an earlier run that did not publish them."""
 
     tickers: frozenset[str]
     first: date
@@ -37,14 +51,14 @@ class Resume:
 class Source(Protocol):
     name: str
     made_up: bool
-    """Whether its bars are invented; such bars are announced and live in a schema of their own."""
+    """Whether its bars are invented. maang says so, and keeps them in a schema of their own."""
 
     def bars(self, tickers: Sequence[str], sessions: Sequence[date]) -> pa.Table:
-        """The bars of these tickers on these sessions, as traded, in staging's columns (`tables.STAGED_COLUMNS`), in no order.
+        """The bars of these tickers on these sessions, as traded, in staging's columns (`tables.STAGING_COLUMNS`), in any order.
 
-        A ticker without a bar is absent, a value the source does not give is NULL, `session` is the session that was asked for,
-        and `date` is what the source says it is: whether that will do is the gate's to say. Rows of other tickers are left out.
-        Prices are rounded half up to cents, volumes to whole shares.
+        A ticker without a bar has no row, and a value that the source does not send is NULL. `session` is the requested session,
+        `date` is the one that the source says; the gate compares them. Rows of other tickers are left out. Prices are rounded
+        half up to cents, volumes to whole shares.
 
         Raises:
             SourceDenied: the key or the plan does not allow it (2).
@@ -52,11 +66,11 @@ class Source(Protocol):
             SourceFailed: no usable answer, after retries (4).
         """
 
-    def looks(self) -> Mapping[str, Callable[[], str]]:
-        """What `maang doctor` looks at here, by name; each says what is so, or raises."""
+    def doctor_checks(self) -> Mapping[str, Callable[[], str]]:
+        """What `maang doctor` checks, by name. Each returns what it found, or raises."""
 
     def plan(self, missing: Mapping[date, frozenset[str]], *, resume: Resume | None = ...) -> Calls:
-        """The calls that `fetch` would make for these tickers of these sessions. Nothing is asked."""
+        """The calls that `fetch` would make for these tickers of these sessions. It makes none."""
 
     def fetch(
         self,
@@ -66,22 +80,22 @@ class Source(Protocol):
         *,
         resume: Resume | None = ...,
     ) -> Generator[Fetched]:
-        """The bars of these tickers on these sessions, a batch of sessions at a time, as `bars` would give them.
+        """The bars of these tickers on these sessions, as `bars` returns them, one batch of sessions at a time.
 
-        The batches are the sessions of `missing`, in order, cut into pieces. `tick` is called after each call. What concerns one
-        session is told in its batch, what concerns them all is raised, as by `bars`.
+        The batches are the sessions of `missing`, in order, cut into pieces. `tick` is called after each API call. A failure of
+        one session is reported in its batch; a failure that concerns all of them is raised, as by `bars`.
 
-        `resume`: what an earlier run was told of this and did not publish will do, and what this one is told is kept until the
-        generator has come to its end. None: everything is asked anew.
+        With `resume`, cached answers are used, and this run's answers are kept until the generator has come to its end. None:
+        everything is fetched again.
         """
 
     @property
     def calls(self) -> int:
-        """Calls made so far, those that were repeated included."""
+        """API calls made so far, retries included."""
 
     @property
     def per_minute(self) -> int | None:
-        """The pace of the calls; None: no limit is known."""
+        """How many calls a minute are allowed; None: no limit is known."""
 
     def close(self) -> None:
-        """Give back what is held; the source is not used afterwards."""
+        """Release what is open; the source is not used afterwards."""

@@ -1,32 +1,27 @@
 """Made-up bars: deterministic, plausible, for any ticker on any session. No key, no network.
 
-A price is a base that the ticker's hash picks, moved by value noise (lattice noise in one dimension: hashed knots, joined by
-straight lines) over several time scales. Whole numbers throughout, so that every machine makes the same bars.
+A price is a base chosen by the ticker's hash, moved by value noise (lattice noise in one dimension: hashed knots joined by
+straight lines) on several time scales. All arithmetic is in whole numbers, so that every machine makes the same bars.
 """
 
-from __future__ import annotations
-
 import hashlib
+from collections.abc import Callable, Generator, Mapping, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from maang_cli import sessions as calendar
-from maang_cli.planner import Calls
-from maang_cli.sources.base import Fetched, Resume
-from maang_cli.tables import STAGED_COLUMNS, arrow_schema
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+from maang_cli.schemas import arrow_schema
+from maang_cli.sources.base import Calls, Fetched, Resume
+from maang_cli.tables import STAGING_COLUMNS
 
 _SCALES = ((512, 4000), (96, 1600), (20, 700), (5, 250), (1, 90))
-"""Days between knots, and how far a knot may lie from the base, in basis points: 66 % in all, so no price gets below a third."""
+"""Days between knots, and a knot's largest move in basis points: 66 % together, so a price stays above a third of its base."""
 
 
 def _draw(below: int, *seed: object) -> int:
-    """A whole number from 0 to `below` - 1 that depends on the seed alone."""
+    """A whole number from 0 to `below` - 1 that depends only on the seed."""
     digest = hashlib.sha256("|".join(map(str, seed)).encode()).digest()
     return int.from_bytes(digest[:8]) % below
 
@@ -69,9 +64,9 @@ class SampleSource:
 
     def bars(self, tickers: Sequence[str], sessions: Sequence[date]) -> pa.Table:
         rows = [_bar(ticker, session) for session in sessions for ticker in tickers]
-        return pa.Table.from_pylist(rows, schema=arrow_schema(STAGED_COLUMNS))
+        return pa.Table.from_pylist(rows, schema=arrow_schema(STAGING_COLUMNS))
 
-    def looks(self) -> Mapping[str, Callable[[], str]]:
+    def doctor_checks(self) -> Mapping[str, Callable[[], str]]:
         return {}
 
     def plan(self, missing: Mapping[date, frozenset[str]], *, resume: Resume | None = None) -> Calls:  # noqa: ARG002
@@ -88,10 +83,10 @@ class SampleSource:
         for batch in batches:
             rows = [_bar(ticker, session) for session in batch for ticker in sorted(missing[session])]
             tick()
-            yield Fetched(pa.Table.from_pylist(rows, schema=arrow_schema(STAGED_COLUMNS)), {})
+            yield Fetched(pa.Table.from_pylist(rows, schema=arrow_schema(STAGING_COLUMNS)), {})
 
     calls = 0
     per_minute = None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing is open."""

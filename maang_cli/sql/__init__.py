@@ -1,17 +1,13 @@
 """The transforms, one file each, in the SQL that DuckDB and Databricks share.
 
-`{name}` in a text is a hole: literals are filled in here, table names by the warehouse that runs it.
+`{name}` in a text is a placeholder. Literals are filled in here. The warehouse that runs the text fills in its tables, and
+`{tickers}`: a relation with one column, `ticker`.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterable
+from datetime import date
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from datetime import date
 
 
 @cache
@@ -20,12 +16,12 @@ def _read(name: str) -> str:
 
 
 def text(name: str, **literals: str) -> str:
-    """The text of `sql/<name>.sql` with its literals filled in; holes for tables stay."""
+    """The text of `sql/<name>.sql` with these literals filled in; the other placeholders stay."""
     return fill(_read(name), literals)
 
 
 def fill(template: str, values: dict[str, str]) -> str:
-    """`template` with each `{name}` replaced by its value; braces inside values are left alone."""
+    """`template` with each `{name}` replaced by its value. Braces inside values are left alone."""
     parts = template.split("{")
     filled = [parts[0]]
     for part in parts[1:]:
@@ -35,18 +31,23 @@ def fill(template: str, values: dict[str, str]) -> str:
 
 
 def string(value: str) -> str:
-    """A string literal. Backslashes are refused: the two engines read them differently."""
+    """A string literal.
+
+    Raises:
+        ValueError: `value` has a backslash, which the two engines read differently.
+    """
     if "\\" in value:
         raise ValueError("a backslash in a SQL literal")
     return "'" + value.replace("'", "''") + "'"
 
 
 def day(value: date) -> str:
+    """A date literal."""
     return f"DATE '{value}'"
 
 
 def differs(left: str, right: str, columns: Iterable[str]) -> str:
-    """A condition: two relations' rows are distinct in any of these columns, at least one."""
+    """A condition: the rows of two relations are distinct in one of these columns, of which there is at least one."""
     return " OR ".join(f"{left}.{column} IS DISTINCT FROM {right}.{column}" for column in columns)
 
 

@@ -1,10 +1,10 @@
--- Every failing row of every check, by the session asked for; `allowed` marks what --allow-missing lets go.
-WITH asked AS (
-  SELECT ticker FROM (VALUES {tickers}) AS a(ticker)
+-- Every failing row of every check, by the session that it was staged for. `allowed`: --allow-missing permits it.
+WITH requested AS (
+  SELECT ticker FROM {tickers}
 ), sessions AS (
   SELECT date FROM (VALUES {sessions}) AS s(date)
-), may_miss AS (
-  SELECT ticker FROM (VALUES {may_miss}) AS m(ticker)
+), allowed_missing AS (
+  SELECT ticker FROM (VALUES {allowed_missing}) AS m(ticker)
 ), staged AS (
   SELECT * FROM {staging} WHERE session IN (SELECT date FROM sessions)
 ), failures AS (

@@ -1,8 +1,9 @@
--- The 7-session windows that end on the sessions asked for.
--- A window is a range of session numbers, not the last 7 rows: a hole in production makes it shorter.
--- The mean of up to 7 whole numbers never ties at its third decimal (that takes a divisor of 8), nor does a standard deviation of
--- up to 7 cents values at its fifth, so the casts round the same way in every engine. The variance is (n * sum(x^2) - sum(x)^2) /
--- (n * (n - 1)), its numerator an exact decimal: stddev_samp works in doubles throughout, and was seen to cross a near-tie.
+-- The windows that end on the target sessions.
+-- A window is a range of session numbers, not the last rows: a bar that production lacks makes it shorter.
+-- Both casts round the same way in every engine, because no value lies halfway between two results: the mean of up to 7 whole
+-- numbers has no tie at its third decimal (that takes a divisor of 8), and the standard deviation of up to 7 values in cents has
+-- none at its fifth. The variance is (n * sum(x^2) - sum(x)^2) / (n * (n - 1)), with an exact decimal numerator. stddev_samp
+-- works in doubles throughout, and was seen to round a near-tie the wrong way.
 WITH calendar AS (
   SELECT date, session_number FROM (VALUES {calendar}) AS c(date, session_number)
 ), bars AS (
@@ -10,7 +11,7 @@ WITH calendar AS (
   FROM {production} AS p
   JOIN calendar AS c ON c.date = p.date
   WHERE p.date BETWEEN {first} AND {last}
-    AND p.ticker IN (SELECT ticker FROM (VALUES {tickers}) AS a(ticker))
+    AND p.ticker IN (SELECT ticker FROM {tickers})
 ), windows AS (
   SELECT
     ticker,
@@ -25,7 +26,7 @@ WITH calendar AS (
     sum(close) OVER w AS total,
     sum(CAST(close AS DECIMAL(19,2)) * CAST(close AS DECIMAL(19,2))) OVER w AS squares
   FROM bars
-  WINDOW w AS (PARTITION BY ticker ORDER BY session_number RANGE BETWEEN 6 PRECEDING AND CURRENT ROW)
+  WINDOW w AS (PARTITION BY ticker ORDER BY session_number RANGE BETWEEN {preceding} PRECEDING AND CURRENT ROW)
 )
 SELECT
   ticker,

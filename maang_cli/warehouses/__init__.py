@@ -1,35 +1,71 @@
-"""Warehouses, behind one interface (`base.Warehouse`), chosen by name; a loader imports its driver, so nothing here does."""
+"""Warehouses, behind one interface (`base.Warehouse`). The driver of each is imported when it is opened, not here."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from maang_cli.errors import SettingsError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
+if TYPE_CHECKING:  # these take a while to load, and `maang --help` needs neither
     from maang_cli.settings import Settings
     from maang_cli.warehouses.base import Warehouse
 
 
-def _local(settings: Settings, purpose: str = "") -> Warehouse:  # noqa: ARG001
-    from maang_cli.warehouses import local, shield
+@dataclass(frozen=True)
+class WarehouseKind:
+    """A warehouse that `--warehouse` can name."""
 
-    keep = (settings.keep_snapshots, settings.keep_days)
-    return shield.shielded(lambda: local.LocalWarehouse(settings.home, settings.schema_name, *keep))
+    open: Callable[[Settings, str], Warehouse]
+    """Imports its driver. The second argument says what the warehouse is opened for, such as "run-day 2025-10-14"."""
+    schema_name: re.Pattern[str]
+    schema_hint: str
+    """What a schema's name must be, for a hint."""
+    is_configured: Callable[[], bool] = lambda: False
+    """Whether the environment is set up for it: it is then used unless another one is named."""
+    configured_by: str = ""
+    """The variable that sets it up, for help texts."""
+    takes_made_up: bool = True
+
+
+def _local(settings: Settings, _purpose: str = "") -> Warehouse:
+    from maang_cli.warehouses.local.warehouse import open_warehouse
+
+    return open_warehouse(settings)
 
 
 def _databricks(settings: Settings, purpose: str = "") -> Warehouse:
     try:
-        from maang_cli.warehouses import databricks
+        from maang_cli.warehouses.databricks.warehouse import open_warehouse
     except ModuleNotFoundError as exc:
         raise SettingsError(
             f"the driver for Databricks is not installed: no module {exc.name}",
-            hint="install it: pip install 'maang-cli[databricks]', or uv run --extra databricks maang ..",
+            hint="install it from a clone of maang: uv run --extra databricks maang .., or pip install '.[databricks]'",
         ) from exc
-    return databricks.open_warehouse(settings, purpose)
+    return open_warehouse(settings, purpose)
 
 
-WAREHOUSES: dict[str, Callable[..., Warehouse]] = {"local": _local, "databricks": _databricks}
-"""Each takes the settings and, as `purpose`, what it is opened for: "run-day 2025-10-14"."""
+def _databricks_is_configured() -> bool:
+    from maang_cli.warehouses.databricks.settings import is_configured
+
+    return is_configured()
+
+
+WAREHOUSES = {
+    "local": WarehouseKind(
+        _local,
+        schema_name=re.compile(r"[a-z][a-z0-9_]{0,62}"),
+        schema_hint="a name of lower-case letters, digits and _, a letter first",
+    ),
+    "databricks": WarehouseKind(
+        _databricks,
+        schema_name=re.compile(r"([\w-]{1,255}\.)?[a-z][a-z0-9_]{0,62}", re.ASCII),
+        schema_hint="a name such as catalog.schema: lower-case letters, digits and _, a letter first",
+        is_configured=_databricks_is_configured,
+        configured_by="DATABRICKS_HTTP_PATH",
+        takes_made_up=False,
+    ),
+}
+"""By name; the first is the default."""

@@ -1,20 +1,20 @@
-"""What a warehouse is: a few verbs, each atomic, each safe to repeat, and what `maang doctor` asks of it.
+"""What a warehouse is: a few verbs, each atomic and safe to repeat, and what `maang doctor` asks of it.
 
-Errors, for every verb: WarehouseDenied (2) when waiting can't help, WarehouseFailed (4) when it may.
+Every verb may raise WarehouseDenied (2) if waiting can't help, or WarehouseFailed (4) if it may.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Protocol
 
+from maang_cli.errors import CommitLost, TableMismatch
+from maang_cli.tables import Table, staged_sessions
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from datetime import date, datetime
-
     import pyarrow as pa
-
-    from maang_cli.tables import Table
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,22 @@ class Read:
 
     table: Table
     sessions: tuple[date, date] | None = None
-    """First and last partition that the query needs; None: all of them."""
+    """The first and last partition that the query needs; None: all of them."""
     as_of: datetime | None = None
-    """Aware; the table as it was then. None: as it is."""
+    """Aware: the table as of this time. None: as it is now."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """A SELECT in the SQL that every warehouse shares; `{hole}` in its text stands for a table."""
+    """A SELECT in the SQL that every warehouse shares.
+
+    `{name}` in its text is a placeholder: a table of `reads`, or `{tickers}`, a relation of `tickers` in one column, `ticker`.
+    """
 
     text: str
     reads: Mapping[str, Read] = field(default_factory=dict)
-    """By the name of the hole."""
+    """By the name of the placeholder."""
+    tickers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -43,26 +47,30 @@ class Replaced:
 
     table: str
     """Its full name, as a person would query it."""
-    inserted: int
-    updated: int
-    deleted: int
-    unchanged: int
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+    unchanged: int = 0
 
     @property
     def changed(self) -> bool:
         return bool(self.inserted or self.updated or self.deleted)
 
+    def __add__(self, other: Replaced) -> Replaced:
+        counts = ("inserted", "updated", "deleted", "unchanged")
+        return Replaced(self.table, *(getattr(self, count) + getattr(other, count) for count in counts))
+
 
 @dataclass(frozen=True)
 class Size:
     bytes: int | None
-    """On disk, history included; None where the warehouse does not say."""
+    """On disk, history included; None if the warehouse does not report it."""
     snapshots: int | None
 
 
 @dataclass(frozen=True)
-class Tidied:
-    """What housekeeping took away from one table."""
+class Cleanup:
+    """What `maintain` removed from one table."""
 
     table: str
     snapshots: int
@@ -70,86 +78,108 @@ class Tidied:
     bytes: int
 
 
-class Forbidden(Exception):
-    """`replace` found rows in `unless`: nothing was published. Never leaves the pipeline."""
+class GateFailed(Exception):
+    """`replace` found rows in `refuse_if`, and published nothing. It never leaves the pipeline."""
 
 
 class TableMissing(Exception):
-    """A verb was asked of a table that is not there. Never leaves the pipeline."""
+    """A verb needs a table that does not exist. It never leaves the pipeline."""
 
     def __init__(self, table: Table) -> None:
         super().__init__(table.name)
         self.table = table
 
 
+def commit_lost(table: str, attempts: int) -> CommitLost:
+    """The error of a `replace` that another writer has overtaken on every attempt."""
+    return CommitLost(
+        f"other writers have changed {table} {attempts} times in a row", hint="run the same command again when they have ended"
+    )
+
+
+def table_mismatch(name: str, table: Table, differences: Sequence[str]) -> TableMismatch:
+    """The error of a table that this version can't write or read."""
+    hint = "alter the table to match, or use --schema with a new name"
+    if not table.partitioned:
+        first, last = staged_sessions(table)
+        sessions = f"--date {first}" if first == last else f"--from {first} --to {last}"
+        hint = f"fetch it again: maang ingest {sessions}{{flags}}"
+    return TableMismatch(f"{name} has other columns than this version writes: {'; '.join(differences)}", hint=hint)
+
+
 class Warehouse(Protocol):
     def full_name(self, table: Table) -> str:
         """The table's name as a person would query it, schema included."""
 
+    @property
+    def location(self) -> str:
+        """Where the tables are, for a person; known without asking the warehouse."""
+
+    def describe(self) -> str:
+        """Where the tables are and who is logged in, for a person; asks the warehouse."""
+
+    def has_schema(self) -> bool:
+        """Whether the schema exists. It changes nothing."""
+
     def create_schema(self) -> bool:
-        """Create the schema; False when it was there."""
+        """Create the schema; False if it existed."""
 
     def create(self, table: Table) -> bool:
-        """Create an empty table, partitioned by date unless it is staging; False when it was there, fit to be written.
+        """Create an empty table, partitioned by date unless it is staging; False if it existed with fitting columns.
 
         Raises:
-            TableMismatch: it is there with other columns; the differences are listed. Extra nullable columns are none.
+            TableMismatch: it exists with other columns; the message lists the differences. Extra nullable columns are fine.
         """
 
     @property
-    def most_staged(self) -> int | None:
-        """How many rows `stage` takes at most as things are set up; None: any number."""
+    def max_staged_rows(self) -> int | None:
+        """How many rows one `stage` can take with the present settings; None: any number."""
 
     def stage(self, table: Table, rows: pa.Table) -> None:
-        """Make `rows`, in the table's columns, the only content of the table; created when it is not there."""
+        """Make `rows`, in the table's columns, the table's only content. It is created if it does not exist."""
 
     def query(self, query: Query) -> pa.Table:
         """The query's rows, in its order.
 
         Raises:
-            TableMissing: one of the tables it reads is not there.
+            TableMissing: one of the tables that it reads does not exist.
         """
 
-    def replace(
-        self, table: Table, query: Query, tickers: Sequence[str], sessions: Sequence[date], unless: Query | None = None
-    ) -> Replaced:
-        """Make the query's rows the only rows of these tickers on these sessions, in one commit.
+    def replace(self, table: Table, query: Query, sessions: Sequence[date], refuse_if: Query | None = None) -> Replaced:
+        """Make the query's rows the only rows of the query's tickers on these sessions, in one commit.
 
-        The query yields the table's `values`, one row a ticker and session. A row whose values are the same keeps its stamp,
-        and where nothing differs nothing is committed. Rows of other tickers and sessions, and a user's extra columns, stay as
-        they are. `unless` is asked about the very rows that the query reads. A commit that another writer overtakes is computed
-        anew.
+        The query yields the table's `values`, one row per ticker and session. A row whose values are the same keeps its stamp,
+        and if nothing differs, nothing is committed. Rows of other tickers and sessions, and a user's extra columns, stay as
+        they are. `refuse_if`, a query for the same tickers, sees exactly the rows that the query reads. If another writer commits
+        first, everything is computed again.
 
         Raises:
-            Forbidden: `unless` returned rows.
-            TableMissing: the table, or one that is read, is not there.
-            CommitLost: overtaken on every attempt.
+            GateFailed: `refuse_if` returned rows.
+            TableMissing: the table, or one that is read, does not exist.
+            CommitLost: another writer committed first, on every attempt.
         """
-
-    def has_schema(self) -> bool:
-        """Whether the schema is there; changes nothing."""
-
-    def describe(self) -> str:
-        """Who works where, for a person; asks the warehouse."""
-
-    def looks(self) -> Mapping[str, Callable[[], str]]:
-        """What `maang doctor` looks at here besides a scratch table, by name; each says what is so, or raises."""
 
     def drop(self, table: Table) -> bool:
-        """Drop a table with its data; False when it was not there."""
+        """Drop a table with its data; False if it did not exist."""
 
     def tables(self) -> list[str]:
-        """The names of the schema's tables, without the schema, in order; empty when there is no schema."""
+        """The names of the schema's tables, without the schema, in order; empty if there is no schema."""
 
     def size(self, table: Table) -> Size:
-        """What a table takes up.
+        """How much space a table takes.
 
         Raises:
-            TableMissing: it is not there.
+            TableMissing: it does not exist.
         """
 
-    def maintain(self) -> tuple[Tidied, ...] | None:
-        """Expire old snapshots and remove files that nothing reaches, table by table; None: the platform does that by itself."""
+    def maintain(self) -> tuple[Cleanup, ...] | None:
+        """Expire old snapshots and remove unreachable files, table by table; None: the platform does that by itself."""
+
+    def doctor_checks(self) -> Mapping[str, Callable[[], str]]:
+        """What `maang doctor` checks besides a scratch table, by name. Each returns what it found, or raises."""
+
+    def cancel(self) -> None:
+        """Stop what still runs in the warehouse, because this process is about to end. Another thread calls it, at any moment."""
 
     def close(self) -> None:
-        """Give back what is held; the warehouse is not used afterwards."""
+        """Release what is open; the warehouse is not used afterwards."""

@@ -1,0 +1,1 @@
+"""The command line: commands, options, one command's run, its reply, and the process around it."""

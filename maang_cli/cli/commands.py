@@ -1,0 +1,301 @@
+"""The commands: parse, one call, show the result. `process` turns a MaangError into two lines on stderr and an exit code."""
+
+import inspect
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from maang_cli import __version__
+from maang_cli.cli.context import Run
+from maang_cli.cli.options import NOT_OFFERED, SessionOptions, SharedOptions, parameters, take
+from maang_cli.errors import SettingsError
+
+# What a command needs beyond this is imported when it runs: `maang --help` loads no driver. Each command makes its request
+# before it opens a source or a warehouse, so that a closed market or an invalid date opens nothing.
+
+app = typer.Typer(
+    name="maang",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+    rich_markup_mode="markdown",
+)
+
+EVERYDAY, STEPS, INSPECT, MAINTAIN = "Everyday", "Steps of a day", "Inspect", "Maintain"
+ASK_SECONDS = 3600
+"""maang asks before a backfill that takes longer."""
+
+Refetch = Annotated[bool, typer.Option("--refetch", help="Fetch every session again, even if it is already stored.")]
+
+
+Part = StrEnum("Part", ["schema", "staging", "production", "cumulative"])
+ShownTable = StrEnum("ShownTable", ["production", "staging", "cumulative"])
+
+
+def command(name: str, panel: str, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register `function(run, ..)` as a command with its own options and the shared ones, except those in `without`.
+
+    A function with a parameter `select` also gets the options that select sessions.
+    """
+    # Typer reads a command's options from one signature, so it is put together here from the bundles. Written out, the 13
+    # signatures would repeat the same 8 to 13 options, and each body would pass them on: 260 lines more.
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = dict(inspect.signature(function).parameters)
+        selects = own.pop("select", None) is not None
+        own.pop("run")
+
+        def callback(context: typer.Context, **values: Any) -> None:
+            context.obj.command = name
+            options = take(SharedOptions, values)
+            if selects:
+                values["select"] = take(SessionOptions, values)
+            purpose = f"{name} {values.get('select', '')}".rstrip()
+            with Run(options, context.obj, purpose) as run:
+                run.progress.begin(name)
+                function(run, **values)
+
+        signature = [
+            inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+            *(parameters(SessionOptions) if selects else ()),
+            *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own.values()),
+            *parameters(SharedOptions, without),
+        ]
+        callback.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+        callback.__annotations__ = {parameter.name: parameter.annotation for parameter in signature}
+        callback.__doc__ = function.__doc__
+        NOT_OFFERED[name] = without
+        app.command(name, rich_help_panel=panel)(callback)
+        return function
+
+    return register
+
+
+@command("run-day", EVERYDAY)
+def run_day(run: Run, select: SessionOptions) -> None:
+    """Load a whole day in one process: init-tables, ingest, check, promote, cumulate, drop-staging.
+
+    Without --date: the last final session.
+
+    Example: `maang run-day --date 2025-10-14 --source sample`
+    """
+    from maang_cli import pipeline
+
+    request = run.request(select, default_to_last=True)
+    done = pipeline.run_day(run.source, run.warehouse, request, run.progress)
+    run.progress.say(f"the tables are in {run.warehouse.location}")
+    run.finish(done, pipeline.verdict(done.audit))
+
+
+@command("backfill", EVERYDAY)
+def backfill(
+    run: Run,
+    select: SessionOptions,
+    refetch: Refetch = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before a backfill of more than an hour.")] = False,
+) -> None:
+    """Fetch and publish every session of a range that production lacks, and refresh missing or stale windows.
+
+    Safe to interrupt: run the same command again to finish.
+
+    Example: `maang backfill --from 2025-10-01 --to 2025-10-14`
+    """
+    from maang_cli import backfill, render
+
+    request = run.request(select)
+    todo = backfill.plan(run.source, run.warehouse, request, refetch=refetch)
+    if todo.seconds > ASK_SECONDS and not yes and not run.progress.agrees(render.line(todo)):
+        raise SettingsError(f"not started: this would take about {render.cost(todo)}", hint="give --yes, or a shorter range")
+    if todo.calls.cached:
+        run.progress.say(f"note: {render.reused(todo)}")
+    with run.progress.meter() as report:
+        done = backfill.run(run.source, run.warehouse, todo, report)
+    run.finish(done, done.verdict())
+
+
+@command("status", EVERYDAY, without=["ok_if_no_session"])
+def status(run: Run, select: SessionOptions) -> None:
+    """Is anything missing, is anything late? Missing bars, stale windows, leftovers in staging, sizes. Exits with 0 or 5.
+
+    Without dates: from the first stored session to the last final one.
+
+    Example: `maang status --from 2025-10-01 --to 2025-10-14`
+    """
+    from maang_cli import status
+
+    request = run.request(select, required=False)
+    found = status.status(run.warehouse, request, datetime.now(UTC))
+    run.reply.sessions = found.request.sessions
+    run.finish(found, found.verdict())
+
+
+@command("show", EVERYDAY, without=["allow_missing", "ok_if_no_session"])
+def show(
+    run: Run,
+    select: SessionOptions,
+    table: Annotated[ShownTable, typer.Option(help="Which table.")] = ShownTable.production,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIMESTAMP", help="Show the table as of this time (ISO 8601; UTC if it has no offset). [default: now]"
+        ),
+    ] = None,
+) -> None:
+    """Show the sessions' rows, as they are now or as they were at an earlier time.
+
+    Example: `maang show --date 2025-10-14 --table cumulative --json`
+    """
+    from maang_cli import pipeline
+
+    request, instant = run.request(select), _instant(as_of)
+    run.finish(pipeline.show(run.warehouse, request, table.value, instant))
+
+
+@command("init-tables", STEPS, without=["allow_missing"])
+def init_tables(
+    run: Run,
+    select: SessionOptions,
+    only: Annotated[Part | None, typer.Option(help="Create only this table (or the schema). [default: all of them]")] = None,
+) -> None:
+    """Create what does not exist: schema, staging (if a session is selected), production, cumulative. Safe to repeat.
+
+    Example: `maang init-tables --date 2025-10-14`
+    """
+    from maang_cli import pipeline
+
+    request = run.request(select, required=False)
+    if only is Part.staging and not request.sessions:
+        raise SettingsError("--only staging needs a session", hint="give --date, such as --date 2025-10-14")
+    run.finish(pipeline.init_tables(run.warehouse, request, [only.value] if only else pipeline.PARTS))
+
+
+@command("ingest", STEPS, without=["allow_missing"])
+def ingest(run: Run, select: SessionOptions) -> None:
+    """Fetch the sessions' bars into their staging table, and replace what was there.
+
+    Example: `maang ingest --date 2025-10-14`
+    """
+    from maang_cli import pipeline
+
+    request = run.request(select)
+    run.finish(pipeline.ingest(run.source, run.warehouse, request))
+
+
+@command("check", STEPS)
+def check(run: Run, select: SessionOptions) -> None:
+    """Audit staging: every check with its promise and the rows that break it. Exits with 0, 3, or 5 if some sessions are refused.
+
+    Example: `maang check --date 2025-10-14 --json`
+    """
+    from maang_cli import pipeline
+
+    request = run.request(select)
+    audit = pipeline.check(run.warehouse, request)
+    run.finish(audit, pipeline.verdict(audit))
+
+
+@command("promote", STEPS)
+def promote(run: Run, select: SessionOptions) -> None:
+    """Audit staging, then publish exactly the audited rows of the sessions that pass, in one commit.
+
+    Example: `maang promote --date 2025-10-14`
+    """
+    from maang_cli import pipeline
+
+    request = run.request(select)
+    published = pipeline.promote(run.warehouse, request)
+    run.finish(published, pipeline.verdict(published.audit))
+
+
+@command("cumulate", STEPS)
+def cumulate(run: Run, select: SessionOptions) -> None:
+    """Refresh the 7-session windows of the sessions and of the 6 sessions after each, in one commit.
+
+    Example: `maang cumulate --date 2025-10-14`
+    """
+    from maang_cli import pipeline
+
+    request = run.request(select)
+    run.finish(pipeline.cumulate(run.warehouse, request))
+
+
+@command("drop-staging", STEPS, without=["allow_missing"])
+def drop_staging(run: Run, select: SessionOptions) -> None:
+    """Drop the sessions' staging table.
+
+    Example: `maang drop-staging --date 2025-10-14`
+    """
+    from maang_cli import pipeline
+
+    request = run.request(select)
+    run.finish(pipeline.drop_staging(run.warehouse, request))
+
+
+@command("plan", INSPECT, without=["ok_if_no_session"])
+def plan(run: Run, select: SessionOptions, refetch: Refetch = False) -> None:
+    """Show what backfill would do, without doing it: sessions, calls, minutes, commits, rows.
+
+    Example: `maang plan --from 2025-10-01 --to 2025-10-14`
+    """
+    from maang_cli import backfill
+
+    request = run.request(select)
+    run.finish(backfill.plan(run.source, run.warehouse, request, refetch=refetch))
+
+
+@command("doctor", INSPECT, without=["tickers", "allow_missing", "ok_if_no_session"])
+def doctor(run: Run) -> None:
+    """Check all a run needs: warehouse, rights, volume, source, key, plan, clock. Writes only a scratch table, and drops it.
+
+    Example: `maang doctor`
+    """
+    from maang_cli import doctor
+
+    done = doctor.checkup(lambda: run.warehouse, lambda: run.source)
+    for error in done.errors:
+        error.hint = run.options.fill_in(error.hint)
+    run.finish(done, next(iter(done.errors), None))
+
+
+@command("maintain", MAINTAIN, without=["tickers", "allow_missing", "ok_if_no_session"])
+def maintain(run: Run) -> None:
+    """Expire old snapshots, and remove unreachable files. Every writing command does the first by itself.
+
+    Example: `maang maintain`
+    """
+    from maang_cli import render
+
+    run.finish(render.Maintained(run.settings.warehouse, run.warehouse.maintain()))
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"maang {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def callback(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Daily stock bars in your own lakehouse: fetched, audited, published atomically.
+
+    Example: `maang run-day --date 2025-10-14 --source sample`
+    """
+
+
+def _instant(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise SettingsError(
+            f"{text[:40]!r} is not a timestamp", hint="give --as-of as ISO 8601, such as 2025-10-15T06:00:00-04:00"
+        ) from exc
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

@@ -1,0 +1,140 @@
+"""What the tables lack: bars, windows, and sessions that are staged but not published. Nothing here fetches or writes."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from maang_cli import pipeline, sql
+from maang_cli import sessions as calendar
+from maang_cli.errors import MaangError
+from maang_cli.pipeline import Request
+from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, Table, staged_sessions
+from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse
+
+COMPARED_ROWS = 250_000
+"""Windows that one query recomputes and compares, in about 300 MB of memory."""
+
+
+@dataclass(frozen=True)
+class MissingBars:
+    """The requested bars that production lacks."""
+
+    missing: Mapping[date, frozenset[str]]
+    """Sessions that the gate would refuse as they are stored, in order, with the tickers that they lack."""
+    allowed: Mapping[date, frozenset[str]]
+    """Sessions that lack these tickers, which --allow-missing permits."""
+
+
+@dataclass(frozen=True)
+class StaleWindows:
+    """How many windows of one session are missing, or differ from a recomputation."""
+
+    missing: int
+    stale: int
+
+
+def find_missing_bars(warehouse: Warehouse, request: Request, *, refetch: bool = False) -> MissingBars:
+    """What production lacks of the request, by the gate's meaning of missing; with `refetch`, all of it counts as missing."""
+    everything = frozenset(request.tickers)
+    if refetch:
+        return MissingBars(dict.fromkeys(request.sessions, everything), {})
+    first, last = request.sessions[0], request.sessions[-1]
+    try:
+        stored = pipeline.stored_tickers_by_session(warehouse, request.tickers, first, last)
+    except TableMissing:
+        stored = {}
+    partial = [day for day in request.sessions if 0 < stored.get(day, 0) < len(everything)]
+    lacking: dict[date, frozenset[str]] = {day: everything for day in request.sessions if not stored.get(day)}
+    lacking |= _missing_tickers(warehouse, request, partial)
+    missing: dict[date, frozenset[str]] = {}
+    allowed: dict[date, frozenset[str]] = {}
+    for day in sorted(lacking):
+        (allowed if is_allowed(request, lacking[day]) else missing)[day] = lacking[day]
+    return MissingBars(missing, allowed)
+
+
+def is_allowed(request: Request, tickers: frozenset[str]) -> bool:
+    """Whether a session of the request may lack these tickers: what the check `missing_stocks` says."""
+    allow = request.allow_missing
+    return tickers <= allow.tickers or len(tickers) * 100 <= allow.percent * len(request.tickers)
+
+
+def _missing_tickers(warehouse: Warehouse, request: Request, days: Sequence[date]) -> dict[date, frozenset[str]]:
+    """Which tickers these sessions lack; equal sets are one object."""
+    found: dict[date, set[str]] = {}
+    for chunk in chunks(days, request, COMPARED_ROWS):
+        text = sql.text(
+            "missing_tickers", sessions=sql.rows(map(sql.day, chunk)), first=sql.day(chunk[0]), last=sql.day(chunk[-1])
+        )
+        rows = warehouse.query(Query(text, {"production": Read(PRODUCTION, (chunk[0], chunk[-1]))}, request.tickers))
+        for day, ticker in zip(rows["date"].to_pylist(), rows["ticker"].to_pylist(), strict=True):
+            found.setdefault(day, set()).add(ticker)
+    known: dict[frozenset[str], frozenset[str]] = {}
+    return {day: known.setdefault(each, each) for day, each in ((day, frozenset(names)) for day, names in found.items())}
+
+
+def find_stale_windows(warehouse: Warehouse, request: Request) -> dict[date, StaleWindows]:
+    """The sessions of the request, and the 6 after it, whose windows are missing or differ from a recomputation."""
+    found: dict[date, StaleWindows] = {}
+    last = calendar.affected(request.sessions[-1])[-1]
+    for targets in chunks(calendar.between(request.sessions[0], last), request, COMPARED_ROWS):
+        try:
+            rows = warehouse.query(stale_windows_query(request.tickers, targets)).to_pylist()
+        except TableMissing:
+            return {}
+        found |= {row["date"]: StaleWindows(row["missing"], row["stale"]) for row in rows}
+    return dict(sorted(found.items()))
+
+
+def stale_windows_query(tickers: Sequence[str], targets: Sequence[date]) -> Query:
+    """How many of the windows that end on `targets`, in order, are missing or stale, by session."""
+    windows = pipeline.windows_query(tickers, targets)
+    text = sql.text(
+        "stale_windows",
+        windows=windows.text,
+        first_target=sql.day(targets[0]),
+        last_target=sql.day(targets[-1]),
+        differs=sql.differs("e", "s", CUMULATIVE.values[2:]),
+    )
+    return Query(text, {**windows.reads, "cumulative": Read(CUMULATIVE, (targets[0], targets[-1]))}, windows.tickers)
+
+
+def chunks(days: Sequence[date], request: Request, rows: int) -> list[tuple[date, ...]]:
+    """The days, in order, in pieces of about `rows` rows of the request."""
+    size = max(rows // len(request.tickers), 1)
+    return [tuple(days[i : i + size]) for i in range(0, len(days), size)]
+
+
+def staging_tables(warehouse: Warehouse) -> list[Table]:
+    """The staging tables that exist, of running runs, and of refused or killed ones."""
+    prefix = f"{PRODUCTION.name}_staging_"
+    return [Table(name, STAGING_COLUMNS) for name in warehouse.tables() if name.startswith(prefix)]
+
+
+def unpublished_sessions(warehouse: Warehouse, table: Table) -> list[date]:
+    """The sessions of a staging table that production does not have with the same values; if it can't be read, its name's."""
+    try:
+        rows = warehouse.query(unpublished_sessions_query(table))
+    except (TableMissing, MaangError):  # Another run has dropped it, or it has other columns.
+        return list(staged_sessions(table))
+    days: list[date] = rows["session"].to_pylist()
+    return days
+
+
+def unpublished_sessions_query(staged: Table) -> Query:
+    """The sessions of a staging table that production does not have with the same values."""
+    reads = {"staging": Read(staged), "production": Read(PRODUCTION, staged_sessions(staged))}
+    return Query(sql.text("unpublished_sessions", differs=sql.differs("s", "p", PRODUCTION.values[2:])), reads)
+
+
+def spans(days: Iterable[date]) -> str:
+    """Sessions as a person lists them: consecutive ones are one span."""
+    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in _runs(sorted(days)))
+
+
+def _runs(days: Sequence[date]) -> Iterator[tuple[date, date]]:
+    start = 0
+    for i in range(1, len(days) + 1):
+        if i == len(days) or calendar.affected(days[i - 1])[1] != days[i]:
+            yield days[start], days[i - 1]
+            start = i

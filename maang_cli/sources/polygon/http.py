@@ -1,0 +1,40 @@
+"""Polygon as `sources.http` has to know it: how it refuses a call, and what each refusal means."""
+
+import json
+from typing import NoReturn
+
+from maang_cli.errors import NotPublishedYet, SourceDenied, SourceFailed
+from maang_cli.sources.http import Vendor
+from maang_cli.sources.polygon.settings import PolygonSettings
+
+
+class BeyondPlan(SourceDenied):
+    """The plan's history does not reach back to the requested session."""
+
+
+def vendor(settings: PolygonSettings) -> Vendor:
+    """Polygon, with this address and key."""
+    key = settings.token.get_secret_value()
+    return Vendor(settings.url, key, _reason, _refuse, "MAANG_POLYGON_URL", "MAANG_RETRY_SECONDS")
+
+
+def _reason(body: bytes) -> str:
+    """The text is in `error` for the status ERROR, and in `message` for NOT_AUTHORIZED and NOT_FOUND."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    return str(document.get("error") or document.get("message") or "") if isinstance(document, dict) else ""
+
+
+def _refuse(status: int, text: str) -> NoReturn:
+    if status == 401:
+        raise SourceDenied(text, hint="set POLYGON_TOKEN to a valid key")
+    if status == 403 and "before end of day" in text:
+        raise NotPublishedYet(text, hint="this plan serves a session after its end: try again in the morning")
+    if status == 403:
+        kind = BeyondPlan if "timeframe" in text else SourceDenied
+        raise kind(text, hint="request a session within the plan's history, or change the plan")
+    if status in (400, 404):
+        raise SourceDenied(text, hint="check MAANG_POLYGON_URL")
+    raise SourceFailed(text, hint="run the same command again")

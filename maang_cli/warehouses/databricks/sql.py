@@ -1,0 +1,184 @@
+"""The SQL that is sent to Databricks, and how to read its answers; pure functions.
+
+The statements are documented for managed Iceberg tables, and Apache Spark 4 runs them as well. docs/databricks.md lists what is
+known only from the documentation.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from functools import cached_property
+
+import pyarrow as pa
+
+from maang_cli import sql
+from maang_cli.tables import Column, Table
+from maang_cli.warehouses.base import Query, Read
+from maang_cli.warehouses.databricks.errors import GATE
+
+
+@dataclass(frozen=True)
+class Replace:
+    """The two statements of one `replace`: what it would change, and the change.
+
+    A query's inputs are common table expressions, so that every mention of one reads the same snapshot: the gate audits exactly
+    the rows that are published.
+    """
+
+    table: Table
+    name: str
+    """The table's full name, quoted."""
+    relations: Mapping[str, str]
+    """The tables that the queries read, by their placeholders."""
+    query: Query
+    refuse_if: Query | None
+    sessions: tuple[date, ...]
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def _days(self) -> str:
+        return f"({', '.join(map(sql.day, self.sessions))})"
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """The common table expressions that fill the queries' placeholders."""
+        return {name: f"maang_in_{name}" for name in (*self.relations, "tickers")}
+
+    @cached_property
+    def _with(self) -> str:
+        inputs = {**self.relations, "tickers": tickers_relation(self.query.tickers)}
+        requested = f"(SELECT ticker FROM {self._names['tickers']})"
+        return ",\n".join(
+            [
+                *(f"{self._names[name]} AS (SELECT * FROM {source})" for name, source in inputs.items()),
+                f"maang_new AS (\n{sql.fill(self.query.text, self._names)}\n)",
+                f"maang_old AS (SELECT * FROM {self.name} WHERE date IN {self._days} AND ticker IN {requested})",
+            ]
+        )
+
+    @cached_property
+    def _gate(self) -> str | None:
+        return f"(\n{sql.fill(self.refuse_if.text, self._names)}\n)" if self.refuse_if else None
+
+    def _differs(self, old: str, new: str) -> str:
+        return sql.differs(old, new, self.table.values)
+
+    @property
+    def kinds(self) -> str:
+        """The types of the table's columns, as the preview must find them."""
+        return ";".join(_TYPES.get(c.type, c.type) for c in self.table.columns)
+
+    def preview(self) -> str:
+        """One row: how many rows `merge` would insert, update, delete and leave, how many the gate refuses, and the types."""
+        differs = self._differs("o", "n")
+        both = "n.ticker IS NOT NULL AND o.ticker IS NOT NULL"
+        kinds = ", ".join(f"typeof(o.{column.name})" for column in self.table.columns)
+        return f"""WITH {self._with}
+SELECT
+  count(*) FILTER (WHERE o.ticker IS NULL) AS inserted,
+  count(*) FILTER (WHERE {both} AND ({differs})) AS updated,
+  count(*) FILTER (WHERE n.ticker IS NULL) AS deleted,
+  count(*) FILTER (WHERE {both} AND NOT ({differs})) AS unchanged,
+  {f"(SELECT count(*) FROM {self._gate} AS failing)" if self._gate else "0"} AS refused,
+  max(concat_ws(';', {kinds})) AS kinds
+FROM maang_new AS n FULL OUTER JOIN maang_old AS o ON n.ticker = o.ticker AND n.date = o.date"""
+
+    def merge(self, *, deletes: bool) -> str:
+        """One commit. The gate is a row of its own that everything is joined to, so it is evaluated even if nothing is staged.
+
+        Rows to delete are marked in the source: `WHEN NOT MATCHED BY SOURCE` would read, and in Spark rewrite, the whole table.
+        """
+        columns = self.table.values
+        stamp, now = self.table.stamp, f"TIMESTAMP '{self.now.isoformat()}'"
+        source = f"SELECT FALSE AS gone, {', '.join(columns)} FROM maang_new"
+        if deletes:
+            others = ", ".join(f"CAST(NULL AS {c.type})" for c in self.table.columns if c.name in columns[2:])
+            source += f"""
+UNION ALL
+SELECT TRUE, o.ticker, o.date, {others} FROM maang_old AS o
+LEFT ANTI JOIN maang_new AS n ON n.ticker = o.ticker AND n.date = o.date"""
+        if self._gate:
+            verdict = f"CASE WHEN count(*) = 0 THEN TRUE ELSE CAST(raise_error('{GATE}') AS BOOLEAN) END"
+            source = f"""SELECT g.opened, r.* FROM (SELECT {verdict} AS opened FROM {self._gate} AS failing) AS g
+LEFT JOIN (
+{source}
+) AS r ON TRUE
+WHERE g.opened"""
+        differs = self._differs("t", "s")
+        sets = ", ".join(f"{column} = s.{column}" for column in columns[2:])
+        return f"""MERGE INTO {self.name} AS t
+USING (
+WITH {self._with}
+{source}
+) AS s
+ON t.ticker = s.ticker AND t.date = s.date AND t.date IN {self._days}
+{"WHEN MATCHED AND s.gone THEN DELETE" if deletes else ""}
+WHEN MATCHED AND ({differs}) THEN UPDATE SET {sets}, {stamp} = {now}
+WHEN NOT MATCHED AND s.ticker IS NOT NULL THEN INSERT ({", ".join(columns)}, {stamp})
+VALUES ({", ".join(f"s.{column}" for column in columns)}, {now})"""
+
+
+_TYPES = {"INTEGER": "INT"}
+"""The types that `typeof` spells differently from `tables.Column`."""
+_TREE = {"LONG": "BIGINT", "INT": "INTEGER"}
+"""The types of `tables.Column`, by the spelling of SHOW TABLE EXTENDED if it differs."""
+_COLUMN = re.compile(
+    r"^ \|-- (.+): (.+) \(nullable = (true|false)\)\n(?: \|    \|-- element: (.+) \(containsNull)?", re.MULTILINE
+)
+
+
+def columns_of(information: str) -> dict[str, Column]:
+    """The columns in the text of SHOW TABLE EXTENDED, with types spelled as in `tables.Column`."""
+    columns = {}
+    for name, kind, nullable, element in _COLUMN.findall(information + "\n"):
+        inner = (element or kind).upper()
+        spelled = _TREE.get(inner, inner)
+        columns[name] = Column(name, f"ARRAY<{spelled}>" if element else spelled, "", required=nullable == "false")
+    return columns
+
+
+def plain(kind: pa.DataType) -> pa.DataType:
+    """An Arrow type as every warehouse returns it: timestamps in UTC, list elements nullable."""
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", tz="UTC")
+    return pa.list_(plain(kind.value_type)) if pa.types.is_list(kind) else kind
+
+
+def relation(name: str, read: Read) -> str:
+    """What follows FROM for a `Read`: the table's name, or its rows of some sessions, as they are now or were then."""
+    then = "" if read.as_of is None else f" TIMESTAMP AS OF '{read.as_of.astimezone(UTC).isoformat()}'"
+    if read.sessions is None:
+        return name + then
+    first, last = map(sql.day, read.sessions)
+    return f"(SELECT * FROM {name}{then} WHERE date BETWEEN {first} AND {last})"
+
+
+def tickers_relation(tickers: Iterable[str]) -> str:
+    """The tickers as a relation with one column, `ticker`; it may be empty."""
+    rows = sql.rows(map(sql.string, tickers))
+    return f"(SELECT ticker FROM (VALUES {rows}) AS t(ticker))" if rows else "(SELECT CAST(NULL AS STRING) AS ticker WHERE FALSE)"
+
+
+def values(table: Table, rows: pa.Table) -> str:
+    """The rows as a relation of text, which casts read exactly; NULL stays NULL."""
+    names = ", ".join(column.name for column in table.columns)
+    lines = [
+        "(" + ", ".join("NULL" if cell is None else text(str(cell)) for cell in row.values()) + ")"
+        for row in rows.select([column.name for column in table.columns]).to_pylist()
+    ]
+    if lines:
+        return f"VALUES {', '.join(lines)} AS v({names})"
+    return f"(SELECT * FROM VALUES ({', '.join('NULL' for _ in table.columns)}) AS v({names}) WHERE FALSE) AS v"
+
+
+def text(value: str) -> str:
+    """A string literal of Databricks, where a backslash escapes, and `${..}` would be replaced before the text is parsed."""
+    for char, escaped in (("\\", "\\\\"), ("'", "\\'"), ("$", "\\u0024")):
+        value = value.replace(char, escaped)
+    return f"'{value}'"
+
+
+def quote(name: str) -> str:
+    """A dotted name with each part quoted."""
+    return ".".join(f"`{part}`" for part in name.split("."))

@@ -1,0 +1,105 @@
+"""Which history a table keeps, and which files nothing reaches any more. PyIceberg expires snapshots, and leaves their files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyiceberg.manifest import ManifestEntryStatus
+from pyiceberg.table.refs import MAIN_BRANCH
+
+from maang_cli.warehouses.local.pyiceberg_private import io_of
+
+if TYPE_CHECKING:
+    from pyiceberg.manifest import ManifestFile
+    from pyiceberg.table import Table, Transaction
+    from pyiceberg.table.metadata import TableMetadata
+
+_WRITTEN = frozenset({".parquet", ".avro", ".json"})
+"""What an Iceberg writer writes; other files are not removed."""
+ORPHAN_SECONDS = 24 * 3600
+"""How old an unreachable file must be: another engine may still commit a younger one."""
+DAY_MILLIS = 24 * 3600 * 1000
+
+
+@dataclass(frozen=True)
+class Retention:
+    """The history that a table keeps for time travel."""
+
+    snapshots: int
+    """How many, 1 or more."""
+    days: int | None = None
+    """How old a snapshot may be that is not the newest; None: any age."""
+
+
+def expired(metadata: TableMetadata, keep: Retention) -> list[int]:
+    """The oldest snapshots: those beyond the number to keep, or too old. A snapshot with a tag or a branch stays."""
+    named = {ref.snapshot_id for ref in metadata.refs.values()}
+    past = sorted(metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
+    too_many = max(len(past) - keep.snapshots, 0)
+    since = 0 if keep.days is None else time.time() * 1000 - keep.days * DAY_MILLIS
+    too_old = next((i for i, snapshot in enumerate(past) if snapshot.timestamp_ms >= since), len(past))
+    return [snapshot.snapshot_id for snapshot in past[: max(too_many, too_old)] if snapshot.snapshot_id not in named]
+
+
+def orphans(folder: Path, table: Table) -> list[str]:
+    """Old files in a table's folder that none of its snapshots reaches."""
+    reached = {table.metadata_location, *(entry.metadata_file for entry in table.metadata.metadata_log)}
+    reached |= {file.statistics_path for file in table.metadata.statistics}
+    manifests: dict[str, ManifestFile] = {}
+    for snapshot in table.metadata.snapshots:
+        reached.add(snapshot.manifest_list)
+        manifests |= {manifest.manifest_path: manifest for manifest in snapshot.manifests(table.io)}
+    for path, manifest in manifests.items():
+        reached.add(path)
+        reached |= {entry.data_file.file_path for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=False)}
+    names = {location.removeprefix("file://") for location in reached}
+    before = time.time() - ORPHAN_SECONDS
+    return [
+        str(path)
+        for path in folder.rglob("*")
+        if path.suffix in _WRITTEN and str(path) not in names and path.stat().st_mtime < before
+    ]
+
+
+def only_reached_by(snapshots: Sequence[int], transaction: Transaction) -> list[str]:
+    """The files that only these snapshots, the oldest ones, reach.
+
+    A manifest or data file that a snapshot has and its child lacks never comes back, so comparing two neighbours is enough. This
+    takes a single line of descent: a table with tags or branches, or one that was rolled back, keeps its files.
+    """
+    metadata, io = transaction.table_metadata, io_of(transaction)
+    if set(metadata.refs) != {MAIN_BRANCH} or not _is_one_line(metadata):
+        return []
+    children = {snapshot.parent_snapshot_id: snapshot for snapshot in metadata.snapshots}
+    files: list[str] = []
+    for number in snapshots:
+        old, child = metadata.snapshot_by_id(number), children.get(number)
+        if old is None or child is None:
+            continue
+        kept = {manifest.manifest_path: manifest for manifest in child.manifests(io)}
+        files += [manifest.manifest_path for manifest in old.manifests(io) if manifest.manifest_path not in kept]
+        files.append(old.manifest_list)
+        for manifest in kept.values():
+            if manifest.added_snapshot_id == child.snapshot_id and manifest.deleted_files_count:
+                entries = manifest.fetch_manifest_entry(io, discard_deleted=False)
+                files += [entry.data_file.file_path for entry in entries if entry.status == ManifestEntryStatus.DELETED]
+    return files
+
+
+def _is_one_line(metadata: TableMetadata) -> bool:
+    """Whether the current snapshot descends from all others. After a rollback by another engine it does not."""
+    parents: dict[int | None, int | None] = {each.snapshot_id: each.parent_snapshot_id for each in metadata.snapshots}
+    number, length = metadata.current_snapshot_id, 0
+    while number in parents:
+        number, length = parents[number], length + 1
+    return length == len(parents)
+
+
+def delete(locations: Iterable[str]) -> None:
+    """Remove these files of the warehouse; those that don't exist are no error."""
+    for location in locations:
+        Path(location.removeprefix("file://")).unlink(missing_ok=True)
