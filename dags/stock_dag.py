@@ -1,6 +1,6 @@
-"""The daily pipeline as an Airflow 3 DAG: every task is one `maang` command, the very one that a person types.
+"""The daily pipeline as an Airflow 3 DAG: every task is one `maang` command, the same one that a person types.
 
-Nothing of `maang_cli` is imported: the command may live in another virtual environment (`MAANG_COMMAND`).
+This file does not import `maang_cli`, because the command may be installed in another environment (`MAANG_COMMAND`).
 """
 # ruff: noqa: INP001  Airflow loads this file by its path.
 
@@ -48,55 +48,60 @@ create_schema ──┼─ create_prod_table ───────┼── load
                                                                 └─ cumulate_step
 ```
 
-Every day at 06:00 New York, for the day before. Each task is one `maang` command with `--date`.
+The DAG runs every day at 06:00 New York, for the day before. Each task is one `maang` command with `--date`.
 
-**Nothing is cleared first.** `exchange_data_from_staging` and `cumulate_step` put a day in the place of its former self in one
-commit, so a reader sees the old rows or the new ones, never a day that has vanished. That is why no task clears on its own.
+**Nothing is cleared first.** `exchange_data_from_staging` and `cumulate_step` each replace the day's rows in one commit. A reader
+sees the old rows or the new ones; the day never disappears. That is why no task only clears.
 
-| exit code | task | |
+| exit code | state of the task | reason |
 |---|---|---|
 | 0 | success | |
-| 99 | skipped, with all that follow; the run is a success | NYSE did not trade on that day |
-| 2, 5 | failed at once | settings, rights, a table of another shape: waiting can't help |
-| 3 | failed at once | the gate refused the bars: production is untouched, staging is kept, the log names checks and rows |
-| 1, 4 | retried, with exponential back-off | what may heal: vendor, network, warehouse, or the day is not published yet |
+| 99 | skipped, and all tasks after it; the run is a success | NYSE did not trade on that day |
+| 2, 5, 126, 127 | failed immediately | waiting can't help: settings, rights, other table columns, `MAANG_COMMAND` |
+| 3 | failed immediately | the gate refused the bars: production is untouched, staging is kept, the log names checks and rows |
+| 1, 4, 130, 143 | retried, with exponential back-off | the source or the warehouse failed, or the session is not final yet |
 
-To run a day by hand, trigger the DAG with a date. To run it again, clear the run: what it publishes is what a first run would.
+To run one day by hand, trigger the DAG with a date. To run it again, clear the run: the result is that of a first run.
 """
 
 FATAL = {
-    2: "cannot succeed by waiting: settings, rights, or a table's columns",
-    3: "the gate refused the bars: nothing was published, staging is kept",
-    5: "some of the sessions failed",
-    126: "MAANG_COMMAND can't be executed",
-    127: "MAANG_COMMAND is not there",
+    2: "waiting can't help: settings, rights, or other table columns",
+    3: "the gate refused the bars; nothing was published, staging is kept",
+    5: "some of the sessions failed or were refused",
+    126: "the shell can't execute MAANG_COMMAND",
+    127: "the shell can't find MAANG_COMMAND",
 }
-"""Exit codes after which a retry is pointless, and why. The last two are the shell's own."""
+"""Exit codes after which a retry is pointless, and why. The last two come from the shell, the others from maang."""
 HEALING = {
-    1: "a bug: its traceback is in the log",
-    4: "the source or the warehouse failed, or the day is not published yet",
+    1: "a bug in maang; its traceback is in the log",
+    4: "the source or the warehouse failed, or the session is not final yet",
+    130: "interrupted; published data is intact",
+    143: "terminated; published data is intact",
 }
+"""Exit codes after which a retry may succeed, and why."""
 REFUSED = 3
 GRACE = 3
-"""Seconds that are left of Airflow's `[core] task_success_overtime` when an alert gives up."""
+"""An alert gives up this many seconds before Airflow's `[core] task_success_overtime` ends."""
+CHECK_SHARE = 0.6
+"""How much of an alert's time `maang check` may take; the rest is for sending the alert."""
 
 PRODUCTION = Asset("daily_stock_prices")
 CUMULATIVE = Asset("daily_stock_prices_cumulative")
 
 DATE = "{{ params.date or ds | default('') }}"
-"""`ds` is undefined in a manual run without a logical date; maang then says that the date is missing."""
+"""`ds` is undefined in a manual run without a logical date. The date is then empty, and maang asks for one."""
 SHARED_OPTIONS = '"--date=$STOCK_DATE" ${STOCK_TICKERS:+"--tickers=$STOCK_TICKERS"}'
-"""Values travel as variables, so that bash never reads them as code; behind `=`, so that maang never reads them as options."""
+"""Values are variables, so that bash never runs them as code, and follow `=`, so that maang never reads them as options."""
 
 
 def exit_code(exception: object) -> int | None:
-    """The command's exit code, which BashOperator gives in its text alone; None for any other failure."""
+    """The command's exit code, which is only in the text of BashOperator's exception; None for any other failure."""
     found = re.search(r"returned a non-zero exit code (\d+)\.$", str(exception))
     return int(found[1]) if found else None
 
 
 class RetryByExitCode(RetryPolicy):
-    """Fails at once where waiting can't help; everything else is retried as the task says."""
+    """Fails a task immediately if waiting can't help. All else is retried as the task's settings say."""
 
     def evaluate(
         self,
@@ -110,9 +115,10 @@ class RetryByExitCode(RetryPolicy):
 
 
 class Alert(NamedTuple):
-    """What an alert says, as the notifiers' templates find it: `{{ alert.title }}`.
+    """What an alert says. The notifiers' templates read it: `{{ alert.title }}`.
 
-    No dataclass: Airflow loads this file for a deadline's callback without entering it in `sys.modules`, where those look.
+    It is not a dataclass, because a dataclass looks its module up in `sys.modules`. Airflow does not add this file there when it
+    loads it for a deadline's callback.
     """
 
     title: str
@@ -120,18 +126,18 @@ class Alert(NamedTuple):
 
     @property
     def slack(self) -> str:
-        """Title and text in Slack's markup, which knows these three escapes."""
+        """Title and text in Slack's markup, in which only these three characters are escaped."""
         escaped = self.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         return f"*{self.title}*\n{escaped}"
 
 
-def tell(alert: Alert, context: Any, slack_connection: str | None, email_to: str | None) -> None:
-    """Send an alert through Airflow's own notifiers, those that are set.
+def send_alert(alert: Alert, context: Any, slack_connection: str | None, email_to: str | None) -> None:
+    """Send an alert through Airflow's own notifiers for Slack and e-mail, if they are set.
 
-    Their texts are templates: the alert goes in as a value, never as a piece of template.
+    A notifier renders its texts as templates. The alert is passed as a value, so that no part of it is read as a template.
     """
     notifiers: list[Callable[[Any], None]] = []
-    # Imported when there is something to tell: they take longer to load than all of this file.
+    # Imported only if there is an alert: the notifiers take longer to load than the rest of this file.
     if slack_connection:
         from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier  # noqa: PLC0415
 
@@ -145,22 +151,22 @@ def tell(alert: Alert, context: Any, slack_connection: str | None, email_to: str
     for notify in notifiers:
         try:
             notify(context)
-        except Exception as exc:  # noqa: BLE001  the other one is still to be told
+        except Exception as exc:  # noqa: BLE001  the other notifier still has to send the alert
             failures.append(exc)
     if failures:
         raise ExceptionGroup("an alert was not delivered", failures)
 
 
-class OutOfTime(BaseException):
-    """An alert took too long."""
+class AlertTimeout(BaseException):
+    """An alert took too long. It is not an Exception, so that `send_alert` does not catch it."""
 
 
 @contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Raise OutOfTime in this block once it has taken so long."""
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise AlertTimeout in the block if it takes longer than this."""
 
     def stop(_signum: int, _frame: object) -> None:
-        raise OutOfTime
+        raise AlertTimeout
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -172,29 +178,34 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 def describe_failure(context: Any, secrets: Mapping[str, str], seconds: float) -> Alert:
-    """What has failed, and for a refusal what the gate found: the task's exception says no more than `exit code 3`."""
+    """The alert for a failed task. After a refusal it shows what the gate found: the task's exception says only `exit code 3`."""
     ti, params = context["ti"], context["params"]
     date = params.get("date") or context.get("ds") or ""
     exception = context.get("exception")
     code = exit_code(exception)
-    lines = [f"exit code {code}: {(FATAL | HEALING).get(code, 'see the log')}" if code else str(exception or "it was killed")]
+    reason = (FATAL | HEALING).get(code, "see the log") if code else ""
+    lines = [f"exit code {code}: {reason}" if code else str(exception or "the task was killed")]
     if code == REFUSED:
         lines += failing_checks(date, params.get("tickers"), secrets, seconds)
     return Alert(f"{ti.dag_id} {date}: {ti.task_id} failed", "\n".join([f"date: {date}", *lines, f"log: {ti.log_url}"]))
 
 
 def failing_checks(date: str, tickers: str | None, secrets: Mapping[str, str], seconds: float) -> Iterator[str]:
-    """The checks that the kept staging fails, and the first rows of each; a line that says so when `seconds` don't suffice."""
+    """The checks that the kept staging fails, with the first rows of each; or a line that says why they are unavailable."""
     command = [*os.environ.get("MAANG_COMMAND", "maang").split(), "check", f"--date={date}", "--json", "--quiet"]
     command += [f"--tickers={tickers}"] if tickers else []
     try:
         env = os.environ | {name: str(Connection.get(connection).password) for name, connection in secrets.items()}
-        asked = subprocess.run(  # noqa: S603
+        done = subprocess.run(  # noqa: S603
             command, env=env, capture_output=True, text=True, timeout=seconds, check=False
         )
-        audit = json.loads(asked.stdout)
+        document = json.loads(done.stdout)
+        audit, error = document["result"], document.get("error", {})
     except Exception as exc:  # noqa: BLE001  an alert without the rows is better than none
-        yield f"the failing rows can't be told ({type(exc).__name__}): see the log"
+        yield f"the failing rows are unavailable ({type(exc).__name__}); see the log"
+        return
+    if audit is None:
+        yield f"the failing rows are unavailable ({error.get('message')}); see the log"
         return
     yield f"staging: {audit['staging']}"
     for check in audit["checks"]:
@@ -205,17 +216,17 @@ def failing_checks(date: str, tickers: str | None, secrets: Mapping[str, str], s
                 yield f"  and {check['failing'] - len(check['rows'])} more"
 
 
-def late(context: Any, slack_connection: str | None = None, email_to: str | None = None) -> None:
-    """Tell that a run is not done by its deadline; a backfill has none, but Airflow gives every run one."""
+def alert_late_run(context: Any, slack_connection: str | None = None, email_to: str | None = None) -> None:
+    """Send an alert for a run that missed its deadline. Airflow gives backfills one too; they are left out."""
     run = context["dag_run"]
     if run["run_type"] == "backfill":
         return
     date = (run["conf"] or {}).get("date") or str(run["logical_date"] or "")[:10]
     alert = Alert(
-        f"{run['dag_id']} {date}: not done in time",
-        f"date: {date}\nrun: {run['dag_run_id']}, {run['state']}\nit was to be done by {context['deadline']['deadline_time']}",
+        f"{run['dag_id']} {date}: late",
+        f"date: {date}\nrun: {run['dag_run_id']}, {run['state']}\ndeadline: {context['deadline']['deadline_time']}",
     )
-    tell(alert, context, slack_connection, email_to)
+    send_alert(alert, context, slack_connection, email_to)
 
 
 def stock_dag(
@@ -231,33 +242,36 @@ def stock_dag(
     """The DAG.
 
     Args:
-        max_active_runs: how many dates may run at once.
-        retries: how often a task is tried again; 8 times from 2 minutes on are about 4 hours.
-        retry_delay: the first wait; each next one is twice as long, up to an hour.
-        slack_connection: id of an Airflow connection to an incoming webhook, which failures are posted to.
-        email_to: where failures are mailed to, through the connection `smtp_default`.
-        deadline: a run that is not done this long after it was queued is told to the same two; backfills have none.
-        secrets: variable to id of the Airflow connection whose password it is to hold, for tokens kept in Airflow.
+        max_active_runs: how many dates may run at the same time.
+        retries: how often Airflow tries a task again. With the default delay, 8 retries take about 4 hours.
+        retry_delay: the wait before the first retry. Each next wait is twice as long, up to an hour.
+        slack_connection: id of the Airflow connection to an incoming webhook. Failures are posted there.
+        email_to: address that failures are mailed to, through the connection `smtp_default`.
+        deadline: a run that is not finished this long after it was queued sends an alert. Backfills send none.
+        secrets: variables that hold tokens, each with the id of the Airflow connection whose password it gets.
+
+    Raises:
+        ValueError: there is a deadline, and neither `slack_connection` nor `email_to`.
     """
     secrets = secrets or {}
-    somebody = bool(slack_connection or email_to)
+    has_alerts = bool(slack_connection or email_to)
     late_alert = None
     if deadline:
-        if not somebody:
-            raise ValueError("a deadline needs someone to be told: set slack_connection or email_to")
+        if not has_alerts:
+            raise ValueError("a deadline needs Slack or e-mail: set slack_connection or email_to")
         late_alert = DeadlineAlert(
             reference=DeadlineReference.DAGRUN_QUEUED_AT,
             interval=deadline,
-            callback=SyncCallback(late, kwargs={"slack_connection": slack_connection, "email_to": email_to}),
+            callback=SyncCallback(alert_late_run, kwargs={"slack_connection": slack_connection, "email_to": email_to}),
         )
 
-    def failed(context: Any) -> None:
-        # Airflow kills a task whose callback takes longer than this, and then retries it, whatever the policy said.
+    def alert_failure(context: Any) -> None:
+        # Airflow kills a task whose callback takes longer than this, and then retries the task, whatever the policy decided.
         seconds = max(conf.getfloat("core", "task_success_overtime") - GRACE, 1)
         try:
-            with at_most(seconds):
-                tell(describe_failure(context, secrets, seconds * 0.6), context, slack_connection, email_to)
-        except OutOfTime as exc:
+            with time_limit(seconds):
+                send_alert(describe_failure(context, secrets, seconds * CHECK_SHARE), context, slack_connection, email_to)
+        except AlertTimeout as exc:
             raise TimeoutError(f"the alert was given up after {seconds} s: raise [core] task_success_overtime") from exc
 
     dag = DAG(
@@ -265,9 +279,10 @@ def stock_dag(
         description="One day of stock bars: fetched, audited, published atomically",
         doc_md=DOC,
         tags=["maang"],
-        # A cron string would give the date of the trigger; a weekdays' cron would give Friday's run the date of Saturday.
+        # With a plain cron string, `ds` would be the day of the trigger. With a cron for Tuesday to Saturday, the run for
+        # Monday's session would be dated Saturday.
         schedule=CronDataIntervalTimetable("0 6 * * *", timezone="America/New_York"),
-        # A run of a date before this would have no tasks and end green.
+        # A run dated before this has no tasks, and Airflow calls it a success.
         start_date=datetime(1990, 1, 1, tzinfo=ZoneInfo("America/New_York")),
         catchup=False,
         max_active_runs=max_active_runs,
@@ -278,44 +293,44 @@ def stock_dag(
                 type=["null", "string"],
                 format="date",
                 title="Date",
-                description="The session, a New York date; without it, the day that the run is scheduled for.",
+                description="Session date (New York). Without it: the day that the run is scheduled for.",
             ),
             "tickers": Param(
                 None,
                 type=["null", "string"],
-                # Whoever may start a run is not thereby someone who may read the worker's files.
+                # No @FILE: a user who may start a run may not be allowed to read the worker's files.
                 pattern="^[^@]*$",
-                maxLength=100_000,  # Linux allows a variable 128 KiB
+                maxLength=100_000,  # on Linux a variable can hold 128 KiB
                 title="Tickers",
-                description="A comma list, such as META,BRK.A; without it, the worker's MAANG_TICKERS.",
+                description="Tickers, comma-separated, such as META,BRK.A. Without them: the worker's MAANG_TICKERS.",
             ),
         },
         default_args={
             "retries": retries,
             "retry_delay": retry_delay,
-            "retry_exponential_backoff": 2,  # the factor; True would be 1, no back-off at all
+            "retry_exponential_backoff": 2,  # the factor; True would mean 1, which is no back-off
             "max_retry_delay": timedelta(hours=1),
             "retry_policy": RetryByExitCode(),
             "execution_timeout": timedelta(hours=1),
-            "on_failure_callback": failed if somebody else None,
+            "on_failure_callback": alert_failure if has_alerts else None,
         },
     )
 
     def task(task_id: str, command: str, outlet: Asset | None = None) -> BashOperator:
-        def tell_date(context: Any, _result: object) -> None:
+        def record_date(context: Any, _result: object) -> None:
             context["outlet_events"][outlet].extra = {"date": context["params"].get("date") or context["ds"]}
 
         return BashOperator(
             task_id=task_id,
             dag=dag,
-            # Unquoted: a command of several words, such as `uv run maang`, is one too.
+            # MAANG_COMMAND is not quoted, because it may have several words, such as `uv run maang`.
             bash_command=f"exec ${{MAANG_COMMAND:-maang}} {command} {SHARED_OPTIONS}",
             env={"STOCK_DATE": DATE, "STOCK_TICKERS": "{{ params.tickers or '' }}"}
             | {name: f"{{{{ conn.get('{connection}').password }}}}" for name, connection in secrets.items()},
             append_env=True,
             do_xcom_push=False,
             outlets=[outlet] if outlet else None,
-            post_execute=tell_date if outlet else None,
+            post_execute=record_date if outlet else None,
         )
 
     chain(
@@ -334,21 +349,21 @@ def stock_dag(
 
 
 def from_environment() -> dict[str, Any]:
-    """The arguments of `stock_dag` that are set as variables, the same for every part of Airflow."""
+    """The arguments of `stock_dag` that the environment sets. It must be the same for every part of Airflow."""
 
-    def given(name: str) -> str | None:
+    def variable(name: str) -> str | None:
         return os.environ.get(f"STOCK_DAG_{name}") or None
 
-    arguments: dict[str, Any] = {"slack_connection": given("SLACK_CONNECTION"), "email_to": given("EMAIL_TO")}
-    if runs := given("MAX_ACTIVE_RUNS"):
+    arguments: dict[str, Any] = {"slack_connection": variable("SLACK_CONNECTION"), "email_to": variable("EMAIL_TO")}
+    if runs := variable("MAX_ACTIVE_RUNS"):
         arguments["max_active_runs"] = int(runs)
-    if retries := given("RETRIES"):
+    if retries := variable("RETRIES"):
         arguments["retries"] = int(retries)
-    if seconds := given("RETRY_SECONDS"):
+    if seconds := variable("RETRY_SECONDS"):
         arguments["retry_delay"] = timedelta(seconds=float(seconds))
-    if minutes := given("DEADLINE_MINUTES"):
+    if minutes := variable("DEADLINE_MINUTES"):
         arguments["deadline"] = timedelta(minutes=float(minutes))
-    if pairs := given("SECRETS"):
+    if pairs := variable("SECRETS"):
         arguments["secrets"] = dict(pair.strip().split("=", 1) for pair in pairs.split(","))
     return arguments
 

@@ -1,4 +1,4 @@
-"""Airflow itself, in a folder of its own: its commands as processes, and the parts of it that a scheduled run needs."""
+"""The real Airflow in its own folder: its commands as processes, and the servers that a scheduled run needs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from typing import Any, ClassVar, Self, TypeVar
 
 DAGS = Path(__file__).parents[2] / "dags"
 BIN = Path(sys.executable).parent
-PATIENCE = 240
-"""Seconds that a test waits for what must happen; a machine may be busy."""
+PATIENCE = 600
+"""How many seconds a test waits for what must happen. A busy machine needs that long."""
 
 T = TypeVar("T")
 
 
-def until(found: Callable[[], T | None], what: str, seconds: float = PATIENCE) -> T:
-    """What `found` returns as soon as it is not None."""
+def wait_for(find: Callable[[], T | None], failure: str, seconds: float = PATIENCE) -> T:
+    """Call `find` until it returns something. After `seconds`, raise a TimeoutError that says `failure`."""
     deadline = time.monotonic() + seconds
-    while (value := found()) is None:
+    while (value := find()) is None:
         if time.monotonic() > deadline:
-            raise TimeoutError(what)
+            raise TimeoutError(failure)
         time.sleep(0.3)
     return value
 
@@ -44,19 +44,19 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Airflow:
-    """One AIRFLOW_HOME, whose database is there."""
+    """One AIRFLOW_HOME with a database."""
 
     home: Path
     env: dict[str, str]
-    """The whole environment of its processes."""
+    """The complete environment of its processes."""
 
     @classmethod
     def create(cls, home: Path, template: Path | None = None, **variables: str) -> Self:
-        """A home with an empty database, a copy of the one in `template` where that is given."""
-        kept = ("MAANG_", "POLYGON_", "DATABRICKS_", "STOCK_DAG_", "AIRFLOW", "COV_", "PYTEST_")
-        env = {name: value for name, value in os.environ.items() if not name.startswith(kept)}
+        """Make a home with an empty database, copied from `template` if there is one."""
+        removed = ("MAANG_", "POLYGON_", "DATABRICKS_", "STOCK_DAG_", "AIRFLOW", "COV_", "PYTEST_")
+        env = {name: value for name, value in os.environ.items() if not name.startswith(removed)}
         env |= {
-            # The virtual environment's own commands, `maang` among them, are not on the PATH: see MAANG_COMMAND.
+            # Without the virtual environment's commands, so that the tasks find `maang` through MAANG_COMMAND only.
             "PATH": os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != BIN),
             "NO_COLOR": "1",
             "AIRFLOW_HOME": str(home),
@@ -65,19 +65,19 @@ class Airflow:
             "AIRFLOW__LOGGING__COLORED_CONSOLE_LOG": "False",
         }
         home.mkdir(parents=True)
-        # As where maang is installed alone: PyIceberg imports pandas when it is there, and starts in twice the time.
-        (home / "without").mkdir()
-        (home / "without" / "pandas.py").write_text("raise ImportError")
-        env["MAANG_COMMAND"] = f"env PYTHONPATH={home / 'without'} {sys.executable} -m maang_cli"
+        # As if maang were installed alone: PyIceberg imports pandas if it can, and then takes twice as long to start.
+        (home / "no-pandas").mkdir()
+        (home / "no-pandas" / "pandas.py").write_text("raise ImportError")
+        env["MAANG_COMMAND"] = f"env PYTHONPATH={home / 'no-pandas'} {sys.executable} -m maang_cli"
         airflow = cls(home, env | variables)
         if template:
             shutil.copy(template / "airflow.db", home / "airflow.db")
         else:
-            airflow.must("db", "migrate")
+            airflow.run_ok("db", "migrate")
         return airflow
 
     def popen(self, *argv: str, log: Path) -> subprocess.Popen[bytes]:
-        """An `airflow` command in a process group of its own."""
+        """Start an `airflow` command in its own process group."""
         with log.open("ab") as out:
             return subprocess.Popen(
                 [str(BIN / "airflow"), *argv],
@@ -89,7 +89,7 @@ class Airflow:
             )
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        """An `airflow` command to its end; stderr is part of stdout."""
+        """Run an `airflow` command to its end. The stdout of the result includes stderr."""
         log = self.home / f"command-{secrets.token_hex(4)}.log"
         process = self.popen(*argv, log=log)
         try:
@@ -98,13 +98,14 @@ class Airflow:
             end(process)
         return subprocess.CompletedProcess(argv, code, log.read_text())
 
-    def must(self, *argv: str) -> str:
+    def run_ok(self, *argv: str) -> str:
+        """Run an `airflow` command that has to succeed; returns its output."""
         done = self.run(*argv)
         assert done.returncode == 0, done.stdout
         return done.stdout
 
     def python(self, code: str) -> Any:
-        """The JSON document that a Python program prints last, run with Airflow's environment."""
+        """Run a Python program in Airflow's environment; returns the JSON document on the last line that it prints."""
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code],
             env=self.env,
@@ -118,7 +119,7 @@ class Airflow:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all of its group."""
+    """End a process and its whole process group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -132,7 +133,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @dataclass
 class StartedAirflow:
-    """API server, scheduler and DAG processor of one Airflow, and its API as a client sees it."""
+    """One Airflow's API server, scheduler and DAG processor, and a client of its API."""
 
     airflow: Airflow
     url: str
@@ -149,10 +150,10 @@ class StartedAirflow:
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__CORE__PARALLELISM": "4",
-            # An alert asks `maang check`, which takes its time on a busy machine.
+            # An alert runs `maang check`, which is slow on a busy machine.
             "AIRFLOW__CORE__TASK_SUCCESS_OVERTIME": "120",
             "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
-            # A task whose worker was killed is noticed by its missing heartbeats.
+            # The scheduler notices a killed worker by its missing heartbeats.
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "45",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
@@ -167,16 +168,17 @@ class StartedAirflow:
     def start(self) -> None:
         for name in self.PARTS:
             self._start(name)
-        until(self._healthy, "Airflow did not start: see its logs")
-        until(lambda: self._dag_is_there() or None, "the DAG was not parsed")
+        wait_for(self._healthy, "Airflow did not start; see its logs")
+        wait_for(lambda: self._dag_is_parsed() or None, "Airflow did not parse the DAG")
 
     def _start(self, name: str) -> None:
         self.processes[name] = self.airflow.popen(name, *self.PARTS[name], log=self.airflow.home / f"{name}.log")
 
     def _supervise(self) -> None:
-        """Start a scheduler anew that has ended, as a service manager does.
+        """Restart the scheduler if it has ended, as a service manager does.
 
-        On SQLite it ends when `airflow backfill create` rolls back, the database being locked, runs that it has already seen.
+        With SQLite, `airflow backfill create` may find the database locked and roll back. The scheduler ends if it has already
+        read those runs.
         """
         if "scheduler" in self.processes and self.processes["scheduler"].poll() is not None:
             self._start("scheduler")
@@ -195,7 +197,7 @@ class StartedAirflow:
         parts = ("metadatabase", "scheduler", "dag_processor")
         return True if all(health[part]["status"] == "healthy" for part in parts) else None
 
-    def _dag_is_there(self) -> bool:
+    def _dag_is_parsed(self) -> bool:
         return bool(self.get("/api/v2/dags?dag_id_pattern=stock_dag")["dags"])
 
     def get(self, path: str) -> Any:
@@ -222,26 +224,26 @@ class StartedAirflow:
             return json.load(answer)
 
     def refused(self, path: str, body: object) -> str:
-        """What the API says when it refuses a POST."""
+        """POST something that the API has to refuse; returns its error message."""
         try:
             self.post(path, body)
         except urllib.error.HTTPError as exc:
             with exc:
                 return exc.read().decode()
-        raise AssertionError(f"{path} took {body}")
+        raise AssertionError(f"{path} accepted {body}")
 
     def trigger(self, **params: str) -> str:
         """Start a manual run without a logical date; returns its id."""
         return str(self.post("/api/v2/dags/stock_dag/dagRuns", {"logical_date": None, "conf": params})["dag_run_id"])
 
     def finished(self, run_id: str) -> dict[str, Any]:
-        """The run, once it is over."""
+        """Wait until a run has ended; returns the run."""
 
-        def over() -> dict[str, Any] | None:
+        def ended() -> dict[str, Any] | None:
             run: dict[str, Any] = self.get(f"/api/v2/dags/stock_dag/dagRuns/{run_id}")
             return run if run["state"] in ("success", "failed") else None
 
-        return until(over, f"{run_id} did not end")
+        return wait_for(ended, f"{run_id} did not end")
 
     def tasks(self, run_id: str) -> dict[str, dict[str, Any]]:
         answer = self.get(f"/api/v2/dags/stock_dag/dagRuns/{run_id}/taskInstances")

@@ -1,4 +1,4 @@
-"""One vendor, one mailbox and one started Airflow for all tests of the DAG: each takes a while to come up."""
+"""One vendor, one inbox and one running Airflow for all tests of the DAG, because each takes a while to start."""
 
 from __future__ import annotations
 
@@ -18,12 +18,24 @@ from tests.dags.airflow_server import Airflow, StartedAirflow, free_port
 from tests.polygon_server import KEY, Answer, PolygonServer, grouped, row
 
 TICKERS = ("META", "AAPL", "AMZN", "NFLX", "GOOGL", "NVDA")
+COMMANDS = {
+    "create_schema": "init-tables --only schema",
+    "create_staging_table": "init-tables --only staging",
+    "create_prod_table": "init-tables --only production",
+    "create_cumulative_table": "init-tables --only cumulative",
+    "load_to_staging": "ingest",
+    "run_dq_check": "check",
+    "exchange_data_from_staging": "promote",
+    "drop_staging_table": "drop-staging",
+    "cumulate_step": "cumulate",
+}
+"""The command of each task."""
 BAD_DAY = date(2025, 10, 15)
-"""META's high is below its low, and AMZN has no bar."""
+"""On this day META's high is below its low, and AMZN has no bar."""
 
 
 def bars(path: str) -> Answer:
-    """A grouped answer for any day, with prices of its own."""
+    """A whole-market answer for any day. Each day has different prices."""
     day = date.fromisoformat(path.partition("?")[0].rpartition("/")[2])
     close = 10 + day.toordinal() % 40 / 100
     rows = [row(ticker, day, c=close, v=1000 + day.toordinal() % 7) for ticker in TICKERS]
@@ -49,17 +61,18 @@ def polygon(vendor: PolygonServer, monkeypatch: pytest.MonkeyPatch) -> PolygonSe
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Airflow:
-    """An Airflow with an empty database, to copy."""
+    """An Airflow with an empty database, which other tests copy."""
     return Airflow.create(tmp_path_factory.mktemp("airflow") / "template")
 
 
 @dataclass
 class Inbox:
-    """What was mailed, and what was posted to the webhook."""
+    """The mails and the webhook's posts that the alerts sent."""
 
     mails: list[tuple[str, str]] = field(default_factory=list)
-    """Subject and body."""
+    """Subject and body of each."""
     posts: list[str] = field(default_factory=list)
+    """Text of each."""
 
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802  aiosmtpd's name
         message = message_from_bytes(envelope.content, policy=policy.default)
@@ -70,21 +83,21 @@ class Inbox:
 
 @pytest.fixture(scope="session")
 def inbox() -> Iterator[tuple[Inbox, dict[str, str]]]:
-    """An SMTP server and a webhook, and the variables that hand them to the DAG."""
-    found = Inbox()
+    """An SMTP server and a webhook, and the variables that connect the DAG to them."""
+    received = Inbox()
 
     class Webhook(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            found.posts.append(body["text"])
+            received.posts.append(body["text"])
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"ok")
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Quiet."""
+            """Print nothing."""
 
-    smtp = Controller(found, hostname="127.0.0.1", port=free_port())
+    smtp = Controller(received, hostname="127.0.0.1", port=free_port())
     smtp.start()
     web = ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
     thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.05})
@@ -92,7 +105,7 @@ def inbox() -> Iterator[tuple[Inbox, dict[str, str]]]:
     try:
         mail = {"disable_ssl": True, "disable_tls": True, "from_email": "airflow@example.com"}
         yield (
-            found,
+            received,
             {
                 "STOCK_DAG_EMAIL_TO": "desk@example.com",
                 "STOCK_DAG_SLACK_CONNECTION": "alerts",
@@ -115,7 +128,7 @@ def inbox() -> Iterator[tuple[Inbox, dict[str, str]]]:
 def started(
     tmp_path_factory: pytest.TempPathFactory, template: Airflow, vendor: PolygonServer, inbox: tuple[Inbox, dict[str, str]]
 ) -> Iterator[StartedAirflow]:
-    """A running Airflow with alerts on, a deadline that every run misses, and the vendor's key in an Airflow connection."""
+    """A running Airflow with alerts, a deadline that every run misses, and the vendor's key in an Airflow connection."""
     port = free_port()
     folder = tmp_path_factory.mktemp("started")
     airflow = Airflow.create(

@@ -1,12 +1,13 @@
-"""A program: loads the DAGs as the DAG processor does and prints what they are, one JSON document.
+"""A program that loads the DAG as Airflow's DAG processor does, and prints a description of it as one JSON document.
 
-A process of its own, because Airflow reads its settings when it is imported.
+It is a separate process, because Airflow reads its settings when it is imported.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
 import sys
 from datetime import date
 from typing import Any
@@ -20,20 +21,20 @@ from airflow.timetables.base import DataInterval, TimeRestriction
 
 
 def outcome(task: BashOperator, code: int) -> str:
-    """What becomes of a task whose command ends with `code`, decided by Airflow's own exception."""
+    """What happens to a task whose command exits with `code`. The policy gets the exception that Airflow itself raises."""
     probe = BashOperator(task_id=f"exit_{code}", bash_command=f"exit {code}")
     try:
         probe.execute({})
     except AirflowSkipException:
         return "skip"
-    except Exception as exc:  # noqa: BLE001  whatever it raises is what the policy is given
+    except Exception as exc:  # noqa: BLE001  the policy gets every exception
         assert task.retry_policy is not None
         return task.retry_policy.evaluate(exc, 1, task.retries or 0).action.value
     return "success"
 
 
 def run_after(timetable: Any, session: date) -> tuple[str, str]:
-    """When the run of a session starts, in New York, and the `ds` that it has."""
+    """When the run of a session starts, in New York, and its `ds`."""
     start = pendulum.datetime(session.year, session.month, session.day, 6, tz="America/New_York")
     earlier = DataInterval(start.subtract(days=1), start)
     info = timetable.next_dagrun_info(
@@ -43,11 +44,13 @@ def run_after(timetable: Any, session: date) -> tuple[str, str]:
 
 
 before = set(sys.modules)
-bag = DagBag(dag_folder=os.environ["AIRFLOW__CORE__DAGS_FOLDER"])
+folder = os.environ["AIRFLOW__CORE__DAGS_FOLDER"]
+bag = DagBag(dag_folder=folder)
 loaded = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
 facts: dict[str, Any] = {"errors": list(bag.import_errors.values()), "loaded": loaded}
 if dag := bag.dags.get("stock_dag"):
     tasks = [task for task in dag.tasks if isinstance(task, BashOperator)]
+    codes = runpy.run_path(f"{folder}/stock_dag.py")
     timetable = coerce_to_core_timetable(dag.timetable)
     facts |= {
         "others": len(dag.tasks) - len(tasks),
@@ -66,5 +69,6 @@ if dag := bag.dags.get("stock_dag"):
         "runs": {str(day): run_after(timetable, day) for day in (date(2025, 3, 7), date(2025, 3, 8), date(2025, 11, 3))},
         "outcomes": {code: outcome(tasks[0], code) for code in (0, 1, 2, 3, 4, 5, 99, 126, 127, 130, 143)},
         "doc": dag.doc_md,
+        "exit_codes": {name: list(codes[name]) for name in ("FATAL", "HEALING")},
     }
 print(json.dumps(facts))
