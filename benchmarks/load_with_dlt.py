@@ -1,9 +1,9 @@
-"""A peer in `many.py`, run by a Python that has dlt: the grouped answers into a DuckDB file, in dlt's quickest way.
+"""Loads the vendor's answers into a DuckDB file with dlt: a peer in `large_loads.py`, which runs it with a Python that has dlt.
 
-    python dlt_load.py URL FOLDER DAY...
+    python load_with_dlt.py URL FOLDER DAY...
 
-A page of rows is handed over as an Arrow table: as a list of dicts, dlt takes ten times as long.
-Prints one JSON document: seconds, seconds of processor time, and the rows that it loaded.
+Each answer goes to dlt as an Arrow table, its fastest way; as a list of dicts it takes ten times as long.
+Prints one JSON document: elapsed seconds, CPU seconds, peak memory, and the number of loaded rows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
 import dlt
 import pyarrow as pa
 import requests
-from timing import Clock
+from run_cost import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,6 +1,7 @@
-"""One day by hand: the imports, the three commits and the drop that `maang run-day --source sample` can't do without.
+"""The minimal run-day: only the imports, the three commits and the drop that `maang run-day --source sample` needs.
 
-The peer in `laptop.py`. It audits nothing, reads nothing back, has no windows, and a re-run would append the day once more.
+A peer in `daily_run_local.py`. It has no audit and no real windows, and it reads no rows back. A second run would append the day
+again.
 """
 
 from datetime import date
@@ -44,18 +45,18 @@ def main(home: Path, day: Annotated[str, typer.Option("--date")]) -> None:
     session = date.fromisoformat(day)
     if session in NewYorkStockExchange():  # type: ignore[no-untyped-call]
         raise typer.Exit(99)
-    catalog = SqlCatalog("by_hand", uri=f"sqlite:///{home}/catalog.db", warehouse=f"file://{home}")
-    catalog.create_namespace_if_not_exists("by_hand")
+    catalog = SqlCatalog("minimal", uri=f"sqlite:///{home}/catalog.db", warehouse=f"file://{home}")
+    catalog.create_namespace_if_not_exists("minimal")
 
     row = {"date": session, **dict.fromkeys((*PRICES, "vwap"), Decimal("10.25")), "volume": 1_000_000, "transactions": 10_000}
     bars = pa.Table.from_pylist([{"ticker": ticker, **row} for ticker in Settings().tickers.split(",")], schema=BARS)
-    staging = f"by_hand.staging_{session:%Y%m%d}"
+    staging = f"minimal.staging_{session:%Y%m%d}"
     with catalog.create_table_transaction(staging, BARS) as creation:
         creation.append(bars)
 
-    windows = duckdb.connect().sql(WINDOWS).to_arrow_table()  # DuckDB finds `bars` by its name
-    partitioned(catalog, "by_hand.production", bars).append(bars)
-    partitioned(catalog, "by_hand.cumulative", windows).append(windows)
+    windows = duckdb.connect().sql(WINDOWS).to_arrow_table()  # DuckDB reads the local variable `bars`
+    partitioned(catalog, "minimal.production", bars).append(bars)
+    partitioned(catalog, "minimal.cumulative", windows).append(windows)
 
     catalog.purge_table(staging)
     Console().print(f"{bars.num_rows} bars of {session}")

@@ -1,13 +1,14 @@
-"""What `maang` costs on a laptop, as ratios against peers, all measured in one run.
+"""What the daily commands cost on a laptop, as ratios against peers. All figures come from one run.
 
-    uv run benchmarks/laptop.py            some 8 minutes on 2 cores
-    uv run benchmarks/laptop.py --quick    half a minute; every part once, figures that mean little
+    uv run benchmarks/daily_run_local.py            about 8 minutes on 2 cores
+    uv run benchmarks/daily_run_local.py --quick    half a minute: each part runs once, to test this program; ignore its figures
 
 1. `maang --help` against a bare Typer app with the same commands.
-2. `maang run-day --source sample` against `by_hand.py`: the same imports and commits, and nothing else. A new day each time.
-3. Day 400 against day 2: one warehouse holds 380 days, another one day, then they take turns for 20 days. Each day runs in a
-   process of its own that has imported everything and cached nothing: imports would hide what grows.
-   `many.py` does the same up to day 2,500.
+2. `maang run-day --source sample` against `minimal_run_day.py`, which does the same imports and commits, and nothing else. Each
+   run loads a new day.
+3. `maang run-day` in an old warehouse against a young one: one holds 380 days, the other 1 day, then they take turns for 20 days.
+   Each run is a process of its own that has imported everything and cached nothing, since the time of the imports would hide
+   growth. `large_loads.py` does the same up to day 2,500.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timing import FORKS, PRELOADED, Cost, clean_environment, forked, interleaved, maang, machine, process
+from run_cost import FORKS, PRELOADED, Cost, clean_environment, forked, interleaved, maang, machine, process
 
 from maang_cli import sessions
-from maang_cli.cli import app
+from maang_cli.cli.commands import app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,23 +50,24 @@ SIZES = {
     "files": "files",
     "bytes": "bytes",
     "bytes of metadata.json, both tables": "metadata",
-    "files that nothing reaches": "unreachable",
+    "unreachable files": "unreachable",
 }
 LABEL = 50
+"""Width of the first column."""
 
 
 @dataclass(frozen=True)
 class Plan:
     repetitions: int
-    """Of the first two comparisons."""
+    """How often each run of the first two comparisons is repeated."""
     days: int
-    """How old the old warehouse gets."""
+    """How many days the old warehouse has at the end."""
     turns: int
-    """The last days of the old and of the young warehouse, run in turns."""
+    """How many days the old and the young warehouse run in turns, at the end."""
     young: int
-    """How old the young one is at the last of them."""
+    """How many days the young warehouse has at the end."""
     sized: tuple[int, ...]
-    """After which days the old warehouse is measured on disk, beside the last."""
+    """The days after which the old warehouse's size on disk is measured, besides the last."""
 
 
 FULL = Plan(repetitions=9, days=400, turns=20, young=21, sized=(2, 100, 200))
@@ -74,18 +76,18 @@ QUICK = Plan(repetitions=1, days=3, turns=1, young=2, sized=(2,))
 
 @dataclass(frozen=True)
 class Size:
-    """What a warehouse takes on disk."""
+    """What a warehouse has on disk."""
 
     files: int
     bytes: int
     metadata: int
-    """Bytes of the newest metadata.json of the two tables: read by every command, rewritten by every commit."""
+    """Bytes of both tables' newest metadata.json. Every command reads it, and every commit writes it again."""
     unreachable: int
-    """Files of the tables that neither a snapshot nor the log of metadata.json reaches."""
+    """Files in the tables' folders that neither a snapshot nor the log of metadata.json refers to."""
 
 
 def days() -> Iterator[str]:
-    """Sessions, oldest first: 2,516 of them."""
+    """2,516 sessions, the oldest first."""
     return map(str, sessions.between(date(2015, 1, 2), date(2024, 12, 31)))
 
 
@@ -93,14 +95,14 @@ def run_day(home: str, day: str) -> list[str]:
     return ["run-day", "--source", "sample", "--home", str(Path(home).absolute()), "--date", day]
 
 
-def start_up(plan: Plan) -> dict[str, Cost]:
+def startup(plan: Plan) -> dict[str, Cost]:
     commands = [command.name for command in app.registered_commands]
     lines = [f"@app.command({name!r})\ndef command_{n}(date: str) -> None:\n    'Do it.'" for n, name in enumerate(commands)]
-    # A module, as ours is: Python keeps both compiled.
+    # A module like ours, of which Python caches the compiled code.
     Path("bare.py").write_text("\n".join(["import typer", "app = typer.Typer()", *lines]) + "\n")
-    run_it = "import sys; from {} import {}; sys.argv = ['x', '--help']; {}()"
+    run_it = "import sys; from {} import {}; sys.argv = ['maang', '--help']; {}()"
     runs = {
-        "maang": partial(process, "-c", run_it.format("maang_cli.cli", "main", "main")),
+        "maang": partial(process, "-c", run_it.format("maang_cli.cli.process", "run", "run")),
         "peer": partial(process, "-c", run_it.format("bare", "app", "app")),
     }
     interleaved(runs, 1)
@@ -109,18 +111,18 @@ def start_up(plan: Plan) -> dict[str, Cost]:
 
 def whole_process(plan: Plan) -> dict[str, Cost]:
     ours, theirs = days(), days()
-    by_hand = str(Path(__file__).with_name("by_hand.py"))
-    Path("by_hand").mkdir()
+    minimal = str(Path(__file__).with_name("minimal_run_day.py"))
+    Path("minimal").mkdir()
     runs = {
         "maang": lambda: process("-m", "maang_cli", *run_day("whole", next(ours))),
-        "peer": lambda: process(by_hand, str(Path("by_hand").absolute()), "--date", next(theirs)),
+        "peer": lambda: process(minimal, str(Path("minimal").absolute()), "--date", next(theirs)),
     }
-    interleaved(runs, 1)  # the first day makes the tables
+    interleaved(runs, 1)  # the first day creates the tables
     return interleaved(runs, plan.repetitions)
 
 
 def growth(plan: Plan) -> tuple[dict[str, Cost], dict[int, Size], dict[int, float]]:
-    """What a day costs in an old and a young warehouse; by day, the old one's size, and the bytes of metadata of a day."""
+    """What a day costs in the old and the young warehouse; by day, the old one's size and the bytes of metadata a run writes."""
     old, young = days(), days()
     sizes: dict[int, Size] = {}
     written: list[int] = []
@@ -142,7 +144,7 @@ def growth(plan: Plan) -> tuple[dict[str, Cost], dict[int, Size], dict[int, floa
 
 
 def metadata(home: str) -> dict[Path, int]:
-    """The metadata files of the two tables, with their sizes. No file is ever written twice."""
+    """The metadata files of all tables, with their sizes. No file is ever written twice."""
     return {path: path.stat().st_size for path in Path(home, "warehouse").glob("*/*/metadata/*")}
 
 
@@ -152,7 +154,7 @@ def one_day(home: str, day: str) -> Cost:
 
 def growth_label(plan: Plan) -> str:
     ends = (plan.days - plan.turns + 1, plan.days, plan.young - plan.turns + 1, plan.young)
-    return "run-day, days {:,}-{:,} / {}-{}, imports aside".format(*ends)
+    return "run-day, days {:,}-{:,} / {}-{}, no imports".format(*ends)
 
 
 def size(home: str) -> Size:
@@ -184,7 +186,7 @@ def reachable(table: Table) -> set[str]:
 
 
 def print_costs(rows: dict[str, tuple[dict[str, Cost], str]]) -> None:
-    print(f"{'':{LABEL}}{'maang':>10}{'peer':>10}{'ratio':>10}{'in CPU':>10}{'goal':>10}")
+    print(f"{'':{LABEL}}{'maang':>10}{'peer':>10}{'ratio':>10}{'CPU ratio':>10}{'goal':>10}")
     for label, (cost, goal) in rows.items():
         ours, peer = cost["maang"], cost["peer"]
         times = f"{ours.wall:>8.3f} s{peer.wall:>8.3f} s{ours.wall / peer.wall:>10.2f}{ours.cpu / peer.cpu:>10.2f}"
@@ -201,20 +203,20 @@ def measure(plan: Plan) -> None:
     FORKS.set_forkserver_preload(list(PRELOADED))
     print(machine(PACKAGES), flush=True)
     started = time.perf_counter()
-    rows = {"--help / a bare Typer app": (start_up(plan), "1.5")}
-    rows["run-day / imports and commits by hand"] = (whole_process(plan), "1.3")
+    rows = {"--help / a bare Typer app": (startup(plan), "1.5")}
+    rows["run-day / minimal run-day"] = (whole_process(plan), "1.3")
     costs, sizes, _ = growth(plan)
     rows[growth_label(plan)] = (costs, "1.2")
     print()
     print_costs(rows)
     repetitions = f"{plan.repetitions}, {plan.repetitions} and {plan.turns}"
-    print(f"medians of {repetitions} repetitions in turns; {time.perf_counter() - started:.0f} s in all\n")
+    print(f"repetitions, in turns: {repetitions}; times are medians; {time.perf_counter() - started:.0f} s in all\n")
     print_sizes(sizes)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="What maang costs on a laptop, as ratios against peers.")
-    parser.add_argument("--quick", action="store_true", help="every part once, as a test of this program")
+    parser = argparse.ArgumentParser(description="What the daily commands cost on a laptop, as ratios against peers.")
+    parser.add_argument("--quick", action="store_true", help="run each part once, to test this program")
     quick = parser.parse_args().quick
     clean_environment()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):

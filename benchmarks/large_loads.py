@@ -1,20 +1,20 @@
-"""What many sessions cost, as ratios against peers, all measured in one run on one local server. Prints a Markdown table.
+"""What large loads cost, as ratios against peers. All figures come from one run on one local server. Prints a Markdown table.
 
-    uv run benchmarks/many.py                   about an hour on 2 cores; nothing else should be running
-    uv run benchmarks/many.py --quick           some minutes: each part once and smaller, figures that mean little
-    uv run benchmarks/many.py --only wide deep  some of the parts: wide, narrow, deep, newest, start
-    uv run benchmarks/many.py --no-peers        installs nothing
+    uv run benchmarks/large_loads.py                   about an hour on 2 cores; run nothing else meanwhile
+    uv run benchmarks/large_loads.py --quick           a few minutes: smaller parts, once each, to test this program
+    uv run benchmarks/large_loads.py --only wide deep  only these parts
+    uv run benchmarks/large_loads.py --no-peers        install nothing
 
-wide    20 sessions x 11,000 tickers into an empty warehouse, against `ingestr` and `dlt`, which do the load alone, and against
-        the floor (`floor.py`); then one day in mid-range is replaced by revised bars.
-narrow  1,000 sessions x 5 tickers into an empty warehouse.
-deep    10 years x 500 tickers, and half of that.
-newest  `run-day` for the newest day of 2,500, each in a commit of its own, against day 50: see `laptop.py`.
-start   what a command costs before its work: see `laptop.py`.
+wide     20 sessions x 11,000 tickers into an empty warehouse, against `ingestr` and `dlt`, which only load, and against
+         `minimal_load.py`. Then revised bars replace one day in mid-range.
+narrow   1,000 sessions x 5 tickers into an empty warehouse.
+deep     10 years x 500 tickers, and half of that.
+growth   `run-day` for the newest day of 2,500, one commit per day and table, against day 50: see `daily_run_local.py`.
+startup  What a command costs before its work: see `daily_run_local.py`.
 
-Each run is a process of its own, which has imported everything and cached nothing; what is measured is its work. Runs that are
-compared take turns. The server makes each answer before the clock starts. The peers are installed by this script, in the newest
-version of `dlt` and one version of `ingestr`, into virtual environments that are thrown away with the rest.
+Each run is a process of its own that has imported everything and cached nothing, so that only its work is measured. Runs that are
+compared take turns. The server makes each answer before the clock starts. This program installs the newest `dlt` and a fixed
+version of `ingestr` into temporary virtual environments.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-import floor
-import laptop
+import daily_run_local
+import minimal_load
 import pyarrow.parquet as pq
-from timing import FORKS, PRELOADED, Cost, clean_environment, forked, interleaved, maang, machine, medians
+from run_cost import FORKS, PRELOADED, Cost, clean_environment, forked, interleaved, maang, machine, medians
 
 from maang_cli import sessions
 
-PARTS = ("wide", "narrow", "deep", "newest", "start")
+PARTS = ("wide", "narrow", "deep", "growth", "startup")
 FIRST_DAY, LAST_DAY = date(2015, 1, 2), date(2024, 12, 31)
 DAYS = tuple(map(str, sessions.between(FIRST_DAY, LAST_DAY)))
 MARKET = 11_000
@@ -53,11 +53,11 @@ FEW = 5
 INGESTR = "ingestr==1.1.22"
 DLT = ("dlt[duckdb,parquet]", "requests")
 PEER_ENVIRONMENT = {"DISABLE_TELEMETRY": "true", "INGESTR_DISABLE_TELEMETRY": "true"}
-IMPORTED = ("backfill", "settings", "sources.polygon", "status", "workspace")
-"""Of maang, what its commands import besides what is preloaded for `run-day --source sample`."""
-FLOORS = {"python": "the floor", "arrow": "that with Arrow"}
+IMPORTED = ("maang_cli.backfill", "maang_cli.sources.polygon.source")
+"""What the commands here import in addition to `run-day --source sample`."""
+MINIMAL = {"python": "the minimal load", "arrow": "that with Arrow"}
 COLUMNS = "ticker:string,t:bigint,v:decimal(30,6),n:bigint," + ",".join(f"{name}:decimal(18,6)" for name in ("vw", *"ochl"))
-"""What ingestr is told of the rows: to find it out takes it twice the time."""
+"""The columns, declared for ingestr: if it has to infer them, it takes twice as long."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class Plan:
     narrow: int
     """Sessions of 5 tickers."""
     deep: tuple[int, int]
-    """Sessions, and tickers."""
-    newest: laptop.Plan
-    start: laptop.Plan
+    """Sessions and tickers."""
+    growth: daily_run_local.Plan
+    startup: daily_run_local.Plan
 
 
 FULL = Plan(
@@ -78,21 +78,21 @@ FULL = Plan(
     wide=20,
     narrow=1000,
     deep=(2500, 500),
-    newest=replace(laptop.FULL, days=2500, turns=20, young=50, sized=(50, 150, 1000)),
-    start=laptop.FULL,
+    growth=replace(daily_run_local.FULL, days=2500, turns=20, young=50, sized=(50, 150, 1000)),
+    startup=daily_run_local.FULL,
 )
 QUICK = Plan(
     repetitions=1,
     wide=3,
     narrow=60,
     deep=(200, 50),
-    newest=replace(laptop.QUICK, days=30, turns=2, young=5, sized=(5, 15)),
-    start=laptop.QUICK,
+    growth=replace(daily_run_local.QUICK, days=30, turns=2, young=5, sized=(5, 15)),
+    startup=daily_run_local.QUICK,
 )
 
 
 class Row(NamedTuple):
-    """A line of the table."""
+    """A row of the table."""
 
     what: str
     cost: Cost | None
@@ -102,13 +102,13 @@ class Row(NamedTuple):
 
 
 class Server:
-    """The vendor."""
+    """The running `fake_vendor.py`."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def warm(self, *paths: str) -> None:
-        """Have answers made before they are asked for."""
+        """Have the server make these answers before they are measured."""
         for path in paths:
             with urllib.request.urlopen(self.url + path) as answer:
                 answer.read()
@@ -130,7 +130,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving() -> Iterator[Server]:
-    program = Path(__file__).with_name("bars_server.py")
+    program = Path(__file__).with_name("fake_vendor.py")
     with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -148,7 +148,7 @@ class Peer:
 
 
 def install(name: str, *requirements: str) -> Peer | None:
-    """From the registry that this machine's installer is set up for; None, and why, when that fails."""
+    """Install from the package index that uv or pip is configured for. If that fails, print why and return None."""
     place = Path("peers", name).absolute()
     python = place / "bin" / "python"
     if uv := os.environ.get("UV") or shutil.which("uv"):
@@ -163,16 +163,18 @@ def install(name: str, *requirements: str) -> Peer | None:
     for step in steps:
         done = subprocess.run(step, capture_output=True, text=True, check=False)
         if done.returncode:
-            print(f"No {name}: `{shlex.join(step)}` ended with {done.returncode}:\n\n    {done.stderr.strip()}\n", flush=True)
+            print(
+                f"Without {name}: `{shlex.join(step)}` exited with {done.returncode}:\n\n    {done.stderr.strip()}\n", flush=True
+            )
             return None
     return Peer(done.stdout.strip(), place / "bin")
 
 
 def ingestr(peer: Peer, url: str, rows: int) -> Cost:
-    """Load one document of JSON lines into an Iceberg table; the start included.
+    """Load one document of JSON lines into an Iceberg table. The whole process is measured.
 
     Raises:
-        CalledProcessError: it failed; what it said is on stderr.
+        CalledProcessError: it failed; its output is on stderr.
     """
     home = Path("ingestr").absolute()
     shutil.rmtree(home, ignore_errors=True)
@@ -183,14 +185,14 @@ def ingestr(peer: Peer, url: str, rows: int) -> Cost:
         *("--dest-uri", f"iceberg+sqlite://{home}/catalog.db?warehouse_path={home}/tables", "--dest-table", "market.bars"),
     ]
     started = time.perf_counter()
-    said = home / "said"
-    with said.open("w") as output:
+    log = home / "log"
+    with log.open("w") as output:
         process = subprocess.Popen(argv, stdout=output, stderr=output, env=os.environ | PEER_ENVIRONMENT)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     wall = time.perf_counter() - started
     if process.returncode:
-        sys.stderr.write(said.read_text())
+        sys.stderr.write(log.read_text())
         raise subprocess.CalledProcessError(process.returncode, argv)
     loaded = sum(pq.read_metadata(path).num_rows for path in home.rglob("*.parquet"))
     assert loaded == rows, (loaded, rows)
@@ -201,31 +203,31 @@ def dlt(peer: Peer, url: str, days: Sequence[str]) -> Cost:
     home = Path("dlt").absolute()
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir()
-    argv = [str(peer.bin / "python"), str(Path(__file__).with_name("dlt_load.py")), url, str(home), *days]
+    argv = [str(peer.bin / "python"), str(Path(__file__).with_name("load_with_dlt.py")), url, str(home), *days]
     done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=True, cwd=home)
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["rows"] == MARKET * len(days), found
     return Cost(found["wall"], found["cpu"], found["peak"])
 
 
-def without(cost: Cost, start: Cost) -> Cost:
-    return replace(cost, wall=cost.wall - start.wall, cpu=cost.cpu - start.cpu)
+def minus(cost: Cost, startup: Cost) -> Cost:
+    return replace(cost, wall=cost.wall - startup.wall, cpu=cost.cpu - startup.cpu)
 
 
 def run(home: str, url: str, *argv: str) -> Cost:
-    """A command on the server's bars, in a process of its own."""
+    """Run a command on the server's bars, in a process of its own."""
     flags = ("--home", str(Path(home).absolute()), "--warehouse", "local", "--json")
     return forked(maang, (*argv, *flags), {"MAANG_POLYGON_URL": url, "POLYGON_TOKEN": "benchmark"})
 
 
-def anew(home: str, url: str, *argv: str) -> Cost:
-    """The same, into an empty warehouse."""
+def run_in_empty(home: str, url: str, *argv: str) -> Cost:
+    """Run a command as above, in an empty warehouse."""
     shutil.rmtree(home, ignore_errors=True)
     return run(home, url, *argv)
 
 
 def universe(number: int) -> tuple[list[str], tuple[str, str]]:
-    """Tickers, and the flag that asks for them."""
+    """This many tickers, and the flag that requests them."""
     names = [f"T{n:05}" for n in range(number)]
     Path(f"{number}.txt").write_text("\n".join(names))
     return names, ("--tickers", f"@{Path(f'{number}.txt').absolute()}")
@@ -241,10 +243,14 @@ def wide(plan: Plan, server: Server, peers: Mapping[str, Peer]) -> Iterator[Row]
     url, size = server.grouped(days), f"{len(days)} sessions x {MARKET:,} tickers"
     dates = [date.fromisoformat(day) for day in days]
     runs: dict[str, Callable[[], Cost]] = {
-        "fetch": partial(forked, floor.fetch, url, dates),
-        "python": partial(forked, floor.load, floor.by_python, url, dates, str(Path("by_python.parquet").absolute())),
-        "arrow": partial(forked, floor.load, floor.by_arrow, url, dates, str(Path("by_arrow.parquet").absolute())),
-        "maang": lambda: anew("wide", url, *backfill(days, everything)),
+        "fetch": partial(forked, minimal_load.fetch, url, dates),
+        "python": partial(
+            forked, minimal_load.load, minimal_load.decode_with_python, url, dates, str(Path("python.parquet").absolute())
+        ),
+        "arrow": partial(
+            forked, minimal_load.load, minimal_load.decode_with_arrow, url, dates, str(Path("arrow.parquet").absolute())
+        ),
+        "maang": lambda: run_in_empty("wide", url, *backfill(days, everything)),
     }
     if "ingestr" in peers:
         runs["ingestr"] = partial(ingestr, peers["ingestr"], server.lines(MARKET, days), MARKET * len(days))
@@ -252,26 +258,26 @@ def wide(plan: Plan, server: Server, peers: Mapping[str, Peer]) -> Iterator[Row]
     if "dlt" in peers:
         runs["dlt"] = partial(dlt, peers["dlt"], url, days)
     costs = interleaved(runs, plan.repetitions)
-    assert pq.read_table("by_arrow.parquet").equals(pq.read_table("by_python.parquet")), "two floors, two results"
-    yield Row(f"{size}: fetch alone, by hand", costs["fetch"])
-    yield Row("the floor, with `json` and `Decimal`: fetch, decode, one Parquet file", costs["python"])
-    yield Row("the same with Arrow's JSON reader: the least that we know of", costs["arrow"])
-    found = [f"{_times(costs['maang'], costs[name])} {word}" for name, word in FLOORS.items()]
-    goals = ["≤ 2.5 the floor"]
+    assert pq.read_table("arrow.parquet").equals(pq.read_table("python.parquet")), "the two minimal loads differ"
+    yield Row(f"{size}: only fetch", costs["fetch"])
+    yield Row("the minimal load, with `json` and `Decimal`: fetch, decode, write one Parquet file", costs["python"])
+    yield Row("the minimal load with Arrow's JSON reader, the fastest that we know", costs["arrow"])
+    found = [f"{_times(costs['maang'], costs[name])} {word}" for name, word in MINIMAL.items()]
+    goals = ["≤ 2.5x the minimal load"]
     if "dlt" in costs:
-        yield Row(f"dlt {peers['dlt'].version}, load alone", costs["dlt"], _times(costs["maang"], costs["dlt"], "maang takes "))
+        yield Row(f"dlt {peers['dlt'].version}, load only", costs["dlt"], _times(costs["maang"], costs["dlt"], "maang takes "))
     if "ingestr" in costs:
-        alone = without(costs["ingestr"], costs["idle"])
-        start = f"without its start of {costs['idle'].wall:.2f} s"
-        yield Row(f"ingestr {peers['ingestr'].version}, load alone", alone, start)
+        alone = minus(costs["ingestr"], costs["idle"])
+        startup = f"without its startup of {costs['idle'].wall:.2f} s"
+        yield Row(f"ingestr {peers['ingestr'].version}, load only", alone, startup)
         found.insert(0, f"{_times(costs['maang'], alone)} ingestr")
-        goals.insert(0, "≤ 1.5 ingestr")
+        goals.insert(0, "≤ 1.5x ingestr")
     yield Row(f"**maang backfill {size}**", costs["maang"], "; ".join(found), "; ".join(goals))
     yield from replaced(plan, server, days, everything)
 
 
 def replaced(plan: Plan, server: Server, days: Sequence[str], everything: Sequence[str]) -> Iterator[Row]:
-    """One day in mid-range, its bars revised each time: of the whole market, and of 5 tickers in a warehouse of 5."""
+    """Replace one day in mid-range by bars that are revised each time: of 5 tickers, and of the whole market."""
     _, few = universe(FEW)
     run("few", server.url, *backfill(days, few))
     middle, revision = days[len(days) // 2], count(1)
@@ -283,14 +289,14 @@ def replaced(plan: Plan, server: Server, days: Sequence[str], everything: Sequen
         "many": lambda: run("wide", urls.pop(), *day, *everything),
     }
     costs = interleaved(runs, plan.repetitions)
-    yield Row(f"replace a day in mid-range: {FEW} tickers, where there are no others", costs["few"])
-    yield Row(f"the same: {FEW} tickers among {MARKET:,}", costs["few of many"])
+    yield Row(f"replace a day in mid-range: {FEW} tickers in a warehouse of {FEW}", costs["few"])
+    yield Row(f"the same: {FEW} tickers in a warehouse of {MARKET:,}", costs["few of many"])
     more = costs["many"].wall - costs["few"].wall
     cpu = costs["many"].cpu - costs["few"].cpu
     yield Row(
-        f"**the same: {MARKET:,} tickers, with the windows of {min(7, len(days) - len(days) // 2)} sessions**",
+        f"**the same: {MARKET:,} tickers, and the windows of {min(7, len(days) - len(days) // 2)} sessions**",
         costs["many"],
-        f"{more:+.2f} s (CPU {cpu:+.2f}) over {FEW} tickers",
+        f"{more:+.2f} s (CPU {cpu:+.2f}) compared with {FEW} tickers",
         "≤ +0.50 s",
     )
 
@@ -299,11 +305,11 @@ def narrow(plan: Plan, server: Server, _: Mapping[str, Peer]) -> Iterator[Row]:
     days = DAYS[: plan.narrow]
     names, few = universe(FEW)
     url = server.ranges(names, days)
-    cost = medians([anew("narrow", url, *backfill(days, few)) for _ in range(plan.repetitions)])
+    cost = medians([run_in_empty("narrow", url, *backfill(days, few)) for _ in range(plan.repetitions)])
     size = sum(path.stat().st_size for path in Path("narrow").rglob("*") if path.is_file()) / 1e6
-    found = f"{size:.1f} MB of files, {json.loads(cost.said)['calls']} calls"
+    found = f"{size:.1f} MB of files, {json.loads(cost.stdout)['result']['calls']} calls"
     yield Row(
-        f"**maang backfill {len(days):,} sessions x {FEW} tickers**", cost, found, f"≤ 8 s; ≤ 20 MB; ≤ {FEW} calls and paging"
+        f"**maang backfill {len(days):,} sessions x {FEW} tickers**", cost, found, f"≤ 8 s; ≤ 20 MB; ≤ {FEW} calls, plus paging"
     )
 
 
@@ -313,39 +319,39 @@ def deep(plan: Plan, server: Server, _: Mapping[str, Peer]) -> Iterator[Row]:
     lengths = (number // 2, number)
 
     def one(length: int) -> Cost:
-        return anew("deep", server.url, *backfill(DAYS[:length], flag))
+        return run_in_empty("deep", server.url, *backfill(DAYS[:length], flag))
 
     for length in lengths:
         server.ranges(names, DAYS[:length])
-    half, all_of_it = interleaved({str(length): partial(one, length) for length in lengths}, plan.repetitions).values()
-    for length, cost in zip(lengths, (half, all_of_it), strict=True):
+    half, whole = interleaved({str(length): partial(one, length) for length in lengths}, plan.repetitions).values()
+    for length, cost in zip(lengths, (half, whole), strict=True):
         rows = length * tickers
         found, goal = f"{1e6 * cost.wall / rows:.1f} µs a row (CPU {1e6 * cost.cpu / rows:.1f})", ""
-        if cost is all_of_it:
-            found = f"{found}; {_times(all_of_it, half)} for twice the rows"
+        if cost is whole:
+            found = f"{found}; {_times(whole, half)} for twice the rows"
             goal = "linear: 2.0x; < 1,000 MB"
         yield Row(f"**maang backfill {length:,} sessions x {tickers:,} tickers**", cost, found, goal)
 
 
-def newest(plan: Plan, _server: Server, _: Mapping[str, Peer]) -> Iterator[Row]:
-    growth = plan.newest
-    costs, sizes, written = laptop.growth(growth)
+def growth(plan: Plan, _server: Server, _: Mapping[str, Peer]) -> Iterator[Row]:
+    ages = plan.growth
+    costs, sizes, written = daily_run_local.growth(ages)
     for day, size in sizes.items():
-        found = f"{written[day]:,.0f} bytes of metadata a run; {size.files:,} files, {size.bytes / 1e6:.1f} MB in all"
-        if day == growth.young:
-            yield Row(f"maang run-day, days {day - growth.turns + 1}-{day}", costs["peer"], found)
-        elif day == growth.days:
-            what = f"**maang run-day, days {day - growth.turns + 1:,}-{day:,}**"
-            found = f"{_times(costs['maang'], costs['peer'])} day {growth.young}; {found}"
-            yield Row(what, costs["maang"], found, f"≤ 1.2 day {growth.young}; metadata flat")
+        found = f"{written[day]:,.0f} bytes of metadata per run; {size.files:,} files, {size.bytes / 1e6:.1f} MB in all"
+        if day == ages.young:
+            yield Row(f"maang run-day, days {day - ages.turns + 1}-{day}", costs["peer"], found)
+        elif day == ages.days:
+            what = f"**maang run-day, days {day - ages.turns + 1:,}-{day:,}**"
+            found = f"{_times(costs['maang'], costs['peer'])} day {ages.young}; {found}"
+            yield Row(what, costs["maang"], found, f"≤ 1.2x day {ages.young}; metadata flat")
         else:
             yield Row(f"maang run-day, day {day:,}", None, found)
 
 
-def start(plan: Plan, _server: Server, _: Mapping[str, Peer]) -> Iterator[Row]:
+def startup(plan: Plan, _server: Server, _: Mapping[str, Peer]) -> Iterator[Row]:
     for label, costs, goal in (
-        ("`maang --help`, and a bare Typer app", laptop.start_up(plan.start), "≤ 1.5"),
-        (f"`maang run-day` of {FEW} tickers, and its imports and commits by hand", laptop.whole_process(plan.start), "≤ 1.3"),
+        ("`maang --help`, and a bare Typer app", daily_run_local.startup(plan.startup), "≤ 1.5x"),
+        (f"`maang run-day` of {FEW} tickers, and the minimal run-day", daily_run_local.whole_process(plan.startup), "≤ 1.3x"),
     ):
         ours, theirs = label.split(", and ")
         yield Row(theirs, costs["peer"])
@@ -363,8 +369,8 @@ def _times(ours: Cost, theirs: Cost, before: str = "") -> str:
 
 
 def measure(plan: Plan, parts: Sequence[str], with_peers: bool) -> None:
-    FORKS.set_forkserver_preload([*PRELOADED, *(f"maang_cli.{name}" for name in IMPORTED), "laptop", "floor"])
-    print(machine(laptop.PACKAGES).replace("\n", "  \n"))
+    FORKS.set_forkserver_preload([*PRELOADED, *IMPORTED, "daily_run_local", "minimal_load"])
+    print(machine(daily_run_local.PACKAGES).replace("\n", "  \n"))
     began, load = time.perf_counter(), os.getloadavg()[0]
     wanted = {"ingestr": (INGESTR,), "dlt": DLT} if with_peers and "wide" in parts else {}
     peers = {name: peer for name, requirements in wanted.items() if (peer := install(name, *requirements))}
@@ -373,17 +379,18 @@ def measure(plan: Plan, parts: Sequence[str], with_peers: bool) -> None:
         for part in parts:
             for row in globals()[part](plan, server, peers):
                 print(f"| {row.what} | {' | '.join(_figures(row.cost))} | {row.found} | {row.goal} |", flush=True)
-    turns = f"{plan.repetitions} ({plan.newest.turns} of newest, {plan.start.repetitions} of start)"
-    print(f"\nMedians of {turns} runs, memory the most of them; {(time.perf_counter() - began) / 60:.0f} minutes in all.")
-    print(f"Load of the machine {load:.1f} before, {os.getloadavg()[0]:.1f} after.")
+    repetitions = f"{plan.repetitions} (growth: {plan.growth.turns}, startup: {plan.startup.repetitions})"
+    print(f"\nRepetitions: {repetitions}. Times are medians, memory is the maximum.")
+    minutes = (time.perf_counter() - began) / 60
+    print(f"{minutes:.0f} minutes in all. Load average {load:.1f} before, {os.getloadavg()[0]:.1f} after.")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="What many sessions cost, as ratios against peers.")
-    parser.add_argument("--quick", action="store_true", help="each part once and smaller, as a test of this program")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts")
+    parser = argparse.ArgumentParser(description="What large loads cost, as ratios against peers.")
+    parser.add_argument("--quick", action="store_true", help="run smaller parts, once each, to test this program")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="run only these parts")
     parser.add_argument("--times", type=int, help="repetitions of wide, narrow and deep")
-    parser.add_argument("--no-peers", action="store_true", help="without ingestr and dlt: nothing is installed")
+    parser.add_argument("--no-peers", action="store_true", help="leave out ingestr and dlt, which would be installed")
     chosen = parser.parse_args()
     plan = QUICK if chosen.quick else FULL
     if chosen.times:

@@ -1,7 +1,7 @@
-"""A vendor on loopback for the benchmarks: answers of recorded shape, made once and kept; prints its address, then serves.
+"""Serves made-up bars on loopback, in the vendor's JSON format. Prints its address first. Keeps each answer that it has made.
 
-A path that begins with /r<number> gives revised bars. /lines/<tickers>/<first>/<last>.jsonl gives the same bars, a line
-each, to what can't take `results` out of an answer.
+A path that begins with /r<number> returns revised bars. /lines/<tickers>/<first>/<last>.jsonl returns the same bars as JSON
+lines, for a program that can't read the `results` of an answer.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from zoneinfo import ZoneInfo
 from maang_cli import sessions
 
 NEW_YORK = ZoneInfo("America/New_York")
-ALL = 11_000
-"""Tickers of the market."""
+MARKET = 11_000
+"""How many tickers the market has."""
 GROUPED = re.compile(r"(?:/r(\d+))?/v2/aggs/grouped/locale/us/market/stocks/([0-9-]{10})")
 RANGE = re.compile(r"(?:/r(\d+))?/v2/aggs/ticker/([^/]+)/range/1/day/([0-9-]{10})/([0-9-]{10})")
 LINES = re.compile(r"/lines/(\d+)/([0-9-]{10})/([0-9-]{10})\.jsonl")
@@ -58,7 +58,7 @@ def answer(rows: list[dict[str, object]]) -> bytes:
 @cache
 def grouped(day: date, revision: int) -> bytes:
     end, ordinal = millis(day, 16), day.toordinal()
-    return answer([{"T": f"T{n:05}", "t": end} | bar(n, ordinal, revision) for n in range(ALL)])
+    return answer([{"T": f"T{n:05}", "t": end} | bar(n, ordinal, revision) for n in range(MARKET)])
 
 
 @cache
@@ -70,7 +70,7 @@ def ranged(ticker: str, first: date, last: date, revision: int) -> bytes:
 @cache
 def lines(tickers: int, first: date, last: date) -> bytes:
     rows = (
-        # Names that differ in more than their case: databases would take T and t for one.
+        # No column `T` beside `t`: databases ignore the case of a name.
         json.dumps({"ticker": f"T{n:05}", "t": millis(day, 16)} | bar(n, day.toordinal(), 0))
         for day in sessions.between(first, last)
         for n in range(tickers)
@@ -80,7 +80,7 @@ def lines(tickers: int, first: date, last: date) -> bytes:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else an answer's head may wait for the client's acknowledgement, up to 40 ms
+    disable_nagle_algorithm = True  # otherwise an answer may wait up to 40 ms for the client's acknowledgement
     wbufsize = -1
 
     def do_GET(self) -> None:
@@ -101,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+        """Print nothing."""
 
 
 if __name__ == "__main__":

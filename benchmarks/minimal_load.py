@@ -1,6 +1,6 @@
-"""The least that loading sessions can take: fetch, decode and one Parquet file, by hand, with no check, table or window.
+"""The minimal load: fetch, decode, and write one Parquet file, without a check, a table or a window.
 
-The peer in `many.py`, in two ways. Both round prices exactly, half up, to cents: what maang promises and a float can't keep.
+A peer in `large_loads.py`, with two decoders. Both round prices half up to cents, exactly, as maang does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import urllib3
 from pyarrow.json import ParseOptions, ReadOptions, read_json
-from timing import Clock, Cost
+from run_cost import Clock, Cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,13 +26,14 @@ CONNECTIONS = 4
 PRICES = {"open": "o", "high": "h", "low": "l", "close": "c", "vwap": "vw"}
 WHOLE = {"volume": "v", "transactions": "n"}
 PRICE, COUNT = pa.decimal128(10, 2), pa.int64()
-READ = pa.decimal128(30, 12)
+EXACT = pa.decimal128(30, 12)
+"""Numbers as the answer has them, before they are rounded."""
 ANSWER = pa.schema(
-    [("results", pa.list_(pa.struct([("T", pa.string()), *((key, READ) for key in (*PRICES.values(), *WHOLE.values()))])))]
+    [("results", pa.list_(pa.struct([("T", pa.string()), *((key, EXACT) for key in (*PRICES.values(), *WHOLE.values()))])))]
 )
 
 
-def by_python(day: date, body: bytes) -> pa.Table:
+def decode_with_python(day: date, body: bytes) -> pa.Table:
     """With the standard library's `json` and `Decimal`."""
     rows = json.loads(body, parse_float=Decimal)["results"]
 
@@ -45,7 +46,7 @@ def by_python(day: date, body: bytes) -> pa.Table:
     return _table(day, pa.array([row["T"] for row in rows]), columns)
 
 
-def by_arrow(day: date, body: bytes) -> pa.Table:
+def decode_with_arrow(day: date, body: bytes) -> pa.Table:
     """With Arrow's JSON reader."""
     answer = read_json(
         pa.BufferReader(body),
@@ -55,7 +56,7 @@ def by_arrow(day: date, body: bytes) -> pa.Table:
     rows = answer["results"].chunk(0).values
 
     def column(key: str, half: str, kind: pa.DataType) -> pa.Array:
-        return pc.add(rows.field(key), pa.scalar(Decimal(half), READ)).cast(kind, safe=False)
+        return pc.add(rows.field(key), pa.scalar(Decimal(half), EXACT)).cast(kind, safe=False)
 
     columns = {name: column(key, "0.005", PRICE) for name, key in PRICES.items()}
     columns |= {name: column(key, "0.5", pa.decimal128(18, 0)).cast(COUNT) for name, key in WHOLE.items()}
@@ -74,7 +75,7 @@ def _fetch(pool: urllib3.PoolManager, url: str, day: date) -> bytes:
 
 
 def fetch(url: str, days: Sequence[date]) -> Cost:
-    """Only fetch, to see that it is not the server that is measured."""
+    """Only fetch, which shows how little of the time is the server's."""
     clock = Clock()
     with urllib3.PoolManager(maxsize=CONNECTIONS) as pool, ThreadPoolExecutor(CONNECTIONS) as threads:
         list(threads.map(partial(_fetch, pool, url), days))
@@ -82,7 +83,7 @@ def fetch(url: str, days: Sequence[date]) -> Cost:
 
 
 def load(decode: Callable[[date, bytes], pa.Table], url: str, days: Sequence[date], path: str) -> Cost:
-    """Fetch, decode, write; as many calls at once as maang makes."""
+    """Fetch, decode, write, with as many concurrent calls as maang makes."""
     clock = Clock()
     with urllib3.PoolManager(maxsize=CONNECTIONS) as pool, ThreadPoolExecutor(CONNECTIONS) as threads:
         rows = pa.concat_tables(threads.map(lambda day: decode(day, _fetch(pool, url, day)), days))

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine in two lines, what a run costs, and interleaved repetitions."""
+"""Measures what a run costs. All benchmarks use it: the machine's description, one run, and runs that take turns."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 PRELOADED = (
-    "maang_cli.cli",
-    "maang_cli.render",
+    "maang_cli.cli.process",
+    "maang_cli.cli.commands",
+    "maang_cli.cli.context",
+    "maang_cli.render.progress",
+    "maang_cli.render.documents",
     "maang_cli.sources.sample",
-    "maang_cli.warehouses.local",
-    "maang_cli.warehouses.shield",
+    "maang_cli.warehouses.local.warehouse",
     "holidays.financial.ny_stock_exchange",
     "sqlalchemy.dialects.sqlite",
-    "pandas",  # where it is installed, PyArrow and PyIceberg import it
+    "pandas",  # PyArrow and PyIceberg import it if it is installed
 )
-"""What `run-day --source sample` imports, for the process that runs are forked from."""
+"""What `run-day --source sample` imports. The fork server imports it once, and every run is forked from there."""
 FORKS = multiprocessing.get_context("forkserver")
 
 
@@ -39,13 +41,13 @@ class Cost:
     """What one run took."""
 
     wall: float
-    """Seconds on the clock."""
+    """Elapsed seconds."""
     cpu: float
-    """Seconds of processor time, user and system: what other work on the machine disturbs less."""
+    """Seconds of CPU time, user and system. Other work on the machine disturbs it less than `wall`."""
     peak: float = 0
-    """MB of memory at most; 0 where it was not looked at."""
-    said: str = ""
-    """What it printed on stdout."""
+    """Peak memory in MB; 0 if it was not measured."""
+    stdout: str = ""
+    """What the run printed on stdout."""
 
 
 def machine(packages: Sequence[str]) -> str:
@@ -59,21 +61,21 @@ def _version(package: str) -> str:
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
-        return f"no {package}"
+        return f"{package} is not installed"
 
 
 def clean_environment() -> None:
-    """Take out of the environment what maang and its libraries would read."""
+    """Remove the variables that maang and its libraries would read, and the one that stops Python from caching compiled code."""
     for name in list(os.environ):
-        if name.startswith(("MAANG_", "POLYGON_", "DATABRICKS_", "PYICEBERG_")):
+        if name.startswith(("MAANG_", "POLYGON_", "DATABRICKS_", "PYICEBERG_")) or name == "PYTHONDONTWRITEBYTECODE":
             del os.environ[name]
 
 
 def process(*argv: str) -> Cost:
-    """Run Python with these arguments, in the current folder, to its end.
+    """Run Python with these arguments in the current folder, and measure the whole process.
 
     Raises:
-        CalledProcessError: it failed; what it said is on stderr.
+        CalledProcessError: it failed; its messages are on stderr.
     """
     before, started = _children(), time.perf_counter()
     done = subprocess.run([sys.executable, *argv], capture_output=True, text=True, check=False)
@@ -85,32 +87,36 @@ def process(*argv: str) -> Cost:
 
 
 def forked(run: Callable[..., Cost], *arguments: object) -> Cost:
-    """Run a function in a process of its own, which has imported what is preloaded, and cached nothing."""
+    """Run a function in a process of its own, in which the preloaded modules are imported and nothing is cached."""
     with FORKS.Pool(1) as pool:
         return pool.apply(run, arguments)
 
 
 def maang(argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Cost:
-    """Run a command in this process, which has no environment of its own left after it.
+    """Run a command in this process, for `forked`: the variables in `environment` stay set.
 
     Raises:
-        RuntimeError: it failed, with what it said.
+        RuntimeError: the command failed, or it imported a module of maang, which would count as its work.
     """
-    from maang_cli.cli import main
+    from maang_cli.cli.process import main
 
     os.environ.update(environment or {})
-    told, said = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told):
+    imported = set(sys.modules)
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
         clock = Clock()
         code = main(list(argv))
         cost = clock.stop()
     if code:
-        raise RuntimeError(f"maang {' '.join(argv)} ended with {code}: {told.getvalue()}")
-    return Cost(cost.wall, cost.cpu, cost.peak, said.getvalue())
+        raise RuntimeError(f"maang {' '.join(argv)} exited with {code}: {stderr.getvalue()}")
+    # The fork server ignores a preloaded module that does not exist, such as one that was renamed.
+    if late := sorted(name for name in set(sys.modules) - imported if name.startswith("maang_cli.")):
+        raise RuntimeError(f"maang {argv[0]} imported {', '.join(late)} while it was measured; preload them")
+    return Cost(cost.wall, cost.cpu, cost.peak, stdout.getvalue())
 
 
 class Clock:
-    """What this process takes from here on; its peak of memory is that of its whole life."""
+    """Measures this process from its creation to `stop`. Peak memory is that of the whole process."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
@@ -121,7 +127,7 @@ class Clock:
 
 def _peak() -> float:
     status = Path("/proc/self/status")
-    if status.exists():  # `ru_maxrss` is there at least what the process had that this one was started by
+    if status.exists():  # on Linux `ru_maxrss` is at least what the parent process had at the fork
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
@@ -132,7 +138,7 @@ def _children() -> float:
 
 
 def interleaved(runs: Mapping[str, Callable[[], Cost]], repetitions: int) -> dict[str, Cost]:
-    """Each run's medians. They take turns, and who goes first changes: a busy minute of the machine slows each of them."""
+    """Each run's medians. The runs take turns in alternating order, so that a busy minute of the machine slows all of them."""
     costs: dict[str, list[Cost]] = {name: [] for name in runs}
     turn = list(runs.items())
     for _ in range(repetitions):
@@ -143,10 +149,10 @@ def interleaved(runs: Mapping[str, Callable[[], Cost]], repetitions: int) -> dic
 
 
 def medians(costs: Sequence[Cost]) -> Cost:
-    """Of time; of memory the most, of what was said the last."""
+    """The median of the times, the maximum of the memory, the last run's output."""
     return Cost(
         statistics.median(cost.wall for cost in costs),
         statistics.median(cost.cpu for cost in costs),
         max(cost.peak for cost in costs),
-        costs[-1].said,
+        costs[-1].stdout,
     )
