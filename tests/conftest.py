@@ -1,29 +1,43 @@
-"""What every test shares: a clean environment, a warehouse of its own, a Polygon on loopback, `maang` in process or beside it."""
+"""What all tests share: a clean environment, a home, a Polygon server on loopback, `maang` in this process or in its own."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
-from maang_cli.cli import main
-from tests.databricks.fixtures import databricks, spark
+from maang_cli.cli.process import main
 from tests.polygon_server import KEY, PolygonServer
+from tests.warehouses.databricks.fixtures import databricks, spark
 
 __all__ = ["databricks", "spark"]
 
 
 @dataclass(frozen=True)
 class Outcome:
+    """How a run of `maang` ended."""
+
     code: int
     out: str
     err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The one JSON document that a run with --json printed."""
+        found: dict[str, Any] = json.loads(self.out)
+        return found
+
+    @property
+    def result(self) -> Any:
+        """The document's result."""
+        return self.document["result"]
 
 
 class Maang(Protocol):
@@ -32,7 +46,7 @@ class Maang(Protocol):
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keeps the developer's own environment out; returns MAANG_HOME, which is not there yet."""
+    """Keeps the developer's own environment out; returns MAANG_HOME, which does not exist yet."""
     for name in list(os.environ):
         if name.startswith(("MAANG_", "POLYGON_", "DATABRICKS_", "RICH_", "FORCE_COLOR", "PYICEBERG_")):
             monkeypatch.delenv(name)
@@ -50,7 +64,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def polygon(monkeypatch: pytest.MonkeyPatch) -> Iterator[PolygonServer]:
-    """A Polygon without bars, which the settings point to."""
+    """A Polygon server without bars; the settings point to it."""
     with PolygonServer() as server:
         monkeypatch.setenv("MAANG_POLYGON_URL", server.url)
         monkeypatch.setenv("POLYGON_TOKEN", KEY)
@@ -72,7 +86,7 @@ def maang(capfd: pytest.CaptureFixture[str]) -> Maang:
 
 @pytest.fixture
 def maang_process() -> Maang:
-    """`maang` as a process of its own."""
+    """`maang` in a process of its own."""
 
     def run(*argv: str) -> Outcome:
         argv = (sys.executable, "-m", "maang_cli", *argv)
@@ -84,7 +98,7 @@ def maang_process() -> Maang:
 
 @pytest.fixture
 def market() -> Path:
-    """Real bars and recorded answers, where the developer has them."""
+    """Real bars and recorded answers, if the developer has them."""
     folder = Path(__file__).parents[2] / "shared" / "market"
     if not folder.is_dir():
         pytest.skip("needs the real bars in ../shared/market")

@@ -25,7 +25,7 @@ Key = tuple[str, date]
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar; its numbers digit by digit as the vendor writes them."""
+    """One bar. Its numbers are texts with the vendor's digits."""
 
     ticker: str
     date: date
@@ -42,7 +42,7 @@ class Bar:
 def sessions() -> tuple[date, ...]:
     """Every XNYS session from 1989-12-01 to 2027-03-31, according to exchange_calendars."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it asks pandas for what a coming version will answer differently
+        warnings.simplefilter("ignore")  # it uses pandas in a way that a later version will change
         import exchange_calendars
 
         calendar = exchange_calendars.get_calendar("XNYS", start="1989-12-01", end="2027-03-31")
@@ -56,18 +56,18 @@ def window(session: date) -> tuple[date, ...]:
 
 
 def run_of(first: date, count: int) -> tuple[date, ...]:
-    """`count` sessions in a row, from `first` on."""
+    """`count` consecutive sessions, from `first` on."""
     start = sessions().index(first)
     return sessions()[start : start + count]
 
 
 def rounded(number: str | Decimal, places: int) -> Decimal:
-    """Half up, away from zero at a tie."""
+    """Rounded half up: a number halfway between two results is rounded away from zero."""
     return Decimal(number).quantize(Decimal(1).scaleb(-places), context=Context(prec=60, rounding=ROUND_HALF_UP))
 
 
 def production(bars: Iterable[Bar]) -> dict[Key, Row]:
-    """What production holds of these bars, by ticker and session; without the stamp."""
+    """Production's rows for these bars, by ticker and session; without the stamp."""
     return {(bar.ticker, bar.date): _production(bar) for bar in bars}
 
 
@@ -83,14 +83,14 @@ def _production(bar: Bar) -> Row:
 
 
 def cumulative(bars: Iterable[Bar]) -> dict[Key, Row]:
-    """What the cumulative table holds when production holds these bars; without the stamp."""
-    held = production(bars)
-    return {key: _cumulative(key, held) for key in held}
+    """The cumulative table's rows if production has exactly these bars; without the stamp."""
+    stored = production(bars)
+    return {key: _cumulative(key, stored) for key in stored}
 
 
-def _cumulative(key: Key, held: Mapping[Key, Row]) -> Row:
+def _cumulative(key: Key, stored: Mapping[Key, Row]) -> Row:
     ticker, session = key
-    rows = [held[ticker, day] for day in window(session) if (ticker, day) in held]
+    rows = [stored[ticker, day] for day in window(session) if (ticker, day) in stored]
     volumes = [Decimal(str(row["volume"])) for row in rows]
     with localcontext(prec=60):
         mean = sum(volumes, Decimal(0)) / len(volumes)
@@ -104,7 +104,7 @@ def _cumulative(key: Key, held: Mapping[Key, Row]) -> Row:
 
 
 def volatility(closes: Sequence[Decimal]) -> Decimal | None:
-    """The sample standard deviation; None for fewer than 2 closes, and above what DECIMAL(10,4) holds."""
+    """The sample standard deviation; None for fewer than 2 closes, or if it does not fit into DECIMAL(10,4)."""
     if len(closes) < 2:
         return None
     with localcontext(prec=60):
@@ -115,7 +115,7 @@ def volatility(closes: Sequence[Decimal]) -> Decimal | None:
 
 
 def by_key(rows: Iterable[Row], *, without: str) -> dict[Key, Row]:
-    """A table's rows as the functions above give them: by ticker and session, without the stamp; one row a key."""
+    """A table's rows as the functions above return them: by ticker and session, without the stamp; one row a key."""
     found: dict[Key, Row] = {}
     for row in rows:
         key = (str(row["ticker"]), date.fromisoformat(str(row["date"])))
@@ -125,7 +125,7 @@ def by_key(rows: Iterable[Row], *, without: str) -> dict[Key, Row]:
 
 
 def wire(bar: Bar) -> dict[str, object]:
-    """The bar as the vendor sends it in a grouped answer, each number digit by digit as the bar has it."""
+    """The bar as the vendor sends it in a grouped answer, each number with the bar's digits."""
     texts = {"o": bar.open, "h": bar.high, "l": bar.low, "c": bar.close, "v": bar.volume, "vw": bar.vwap, "n": bar.transactions}
     numbers = {key: Digits(text) for key, text in texts.items() if text is not None}
     return {"T": bar.ticker, "t": session_end(bar.date), **numbers}

@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that answers as Polygon does, with faults on request."""
+"""A real HTTP server on loopback that answers as Polygon does, or with the faults that a test sets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RANGE = re.compile(r"/v2/aggs/ticker/([^/]+)/range/1/day/([0-9-]{10})/([0-9-]{1
 
 @dataclass(frozen=True)
 class Answer:
-    """One scripted answer, in the place of the usual one."""
+    """One scripted answer, which replaces the usual one."""
 
     status: int = 200
     body: bytes = b""
@@ -30,16 +30,16 @@ class Answer:
     delay: float = 0
     """Seconds before the first byte."""
     cut_after: int | None = None
-    """Bytes of the body after which the connection breaks, its Content-Length being that of the whole."""
+    """The connection breaks after so many bytes of the body. The Content-Length is that of the whole body."""
     drip: float = 0
-    """Seconds between one byte and the next."""
+    """Seconds after each byte of the body."""
     reset: bool = False
     """Close the connection without an answer."""
 
 
 @dataclass(frozen=True)
 class Digits:
-    """A number that is sent digit by digit as it stands here."""
+    """A number that is sent with exactly these digits."""
 
     text: str
 
@@ -50,14 +50,14 @@ def session_end(day: date) -> int:
 
 
 def row(ticker: str, day: date, **values: object) -> dict[str, object]:
-    """A grouped row; plausible where `values` says nothing else, and without a key whose value is `...`."""
+    """A plausible grouped row. `values` replace its values; a key whose value is `...` is left out."""
     usual: dict[str, object] = {"T": ticker, "v": 1000, "vw": 10.2, "o": 10, "c": 10.5, "h": 11, "l": 9.5}
     usual |= {"t": session_end(day), "n": 42} | values
     return {key: value for key, value in usual.items() if value is not ...}
 
 
 def session_start(day: date) -> int:
-    """`t` of a row of a range: 00:00 New York, Unix milliseconds."""
+    """`t` of a row in an answer to a range call: 00:00 New York, Unix milliseconds."""
     return int(datetime(day.year, day.month, day.day, tzinfo=NEW_YORK).timestamp() * 1000)
 
 
@@ -67,7 +67,7 @@ BEYOND = (
 
 
 def grouped(rows: Sequence[Mapping[str, object]], **envelope: object) -> bytes:
-    """A grouped answer; `envelope` overrides its keys, and `...` takes one out."""
+    """A grouped answer. `envelope` replaces its values; a key whose value is `...` is left out."""
     answer: dict[str, object] = {"queryCount": len(rows), "resultsCount": len(rows), "adjusted": False}
     answer |= ({"results": list(rows)} if rows else {}) | {"status": "OK", "request_id": "r1", "count": len(rows)} | envelope
     given = {key: value for key, value in answer.items() if value is not ...}
@@ -76,25 +76,26 @@ def grouped(rows: Sequence[Mapping[str, object]], **envelope: object) -> bytes:
 
 
 class PolygonServer:
-    """Serves `days` (grouped rows by session); `script` is used up first."""
+    """Serves `days` (grouped rows by session), after the answers in `script`."""
 
     def __init__(self) -> None:
         self.days: dict[date, list[dict[str, object]]] = {}
         self.bodies: dict[date, bytes] = {}
-        """Whole answers to grouped calls; they go before `days`."""
+        """Whole answers to grouped calls, which replace those of `days`."""
         self.script: deque[Answer] = deque()
         self.always: Callable[[str], Answer | None] = lambda path: None
+        """Called with the path of each request that `script` does not answer. None: the usual answer."""
         self.history: date | None = None
-        """Where the plan's history begins; None: it has no beginning."""
+        """The first session of the plan's history; None: all sessions are in it."""
         self.page = 50_000
-        """Rows in one page of a range, at most."""
+        """The most rows in one page of an answer to a range call."""
         self.requests: list[str] = []
         self.keys: list[str | None] = []
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            wbufsize = 1 << 16  # head and body in one packet: two would wait for each other's acknowledgement
+            wbufsize = 1 << 16  # one packet for head and body: of two, the second would wait until the first is acknowledged
 
             def do_GET(self) -> None:
                 server.requests.append(self.path)
@@ -102,7 +103,7 @@ class PolygonServer:
                 server._send(self, server._answer(self.path, self.headers.get("Authorization")))
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Quiet."""
+                """Print nothing."""
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
@@ -140,8 +141,8 @@ class PolygonServer:
         return Answer(body=self.bodies.get(day) or grouped(self.days.get(day, [])))
 
     def _range(self, ticker: str, first: date, last: date, query: str) -> Answer:
-        """One ticker's bars. Of a range that begins before the plan's history the older part is silently missing."""
-        asked = parse_qs(query)
+        """One ticker's bars. If the range begins before the plan's history, the older part is silently missing."""
+        parameters = parse_qs(query)
         if self.history is not None and last < self.history:
             return Answer(403, BEYOND)
         rows = [
@@ -151,7 +152,7 @@ class PolygonServer:
             for bar in bars
             if bar["T"] == ticker
         ]
-        size, start = min(self.page, int(asked["limit"][0])), int(asked.get("cursor", ["0"])[0])
+        size, start = min(self.page, int(parameters["limit"][0])), int(parameters.get("cursor", ["0"])[0])
         more = {}
         if start + size < len(rows):
             path = f"/v2/aggs/ticker/{ticker}/range/1/day/{first}/{last}?adjusted=false&limit={size}&cursor={start + size}"
@@ -179,4 +180,4 @@ class PolygonServer:
                 handler.wfile.flush()
                 time.sleep(answer.drip)
         except (BrokenPipeError, ConnectionResetError):
-            """The client has given up, as a test wanted it to."""
+            """The client has given up: some tests make it."""

@@ -1,4 +1,4 @@
-"""The gate's checks on staged rows that pass and rows that fail, at every bound; on DuckDB, through the local warehouse."""
+"""The gate's checks on staged rows that pass and rows that fail, at every bound: on DuckDB, through the local warehouse."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from maang_cli import checks, pipeline
-from maang_cli.checks import ALL_MUST_BE_THERE, AllowMissing, Audit, FailingRow
+from maang_cli.checks import ALLOW_NONE, AllowMissing, Audit, FailingRow
 from maang_cli.pipeline import Request
-from maang_cli.tables import STAGED_COLUMNS, arrow_schema
-from maang_cli.warehouses.local import LocalWarehouse
+from maang_cli.schemas import arrow_schema
+from maang_cli.tables import STAGING_COLUMNS
+from maang_cli.warehouses.local.retention import Retention
+from maang_cli.warehouses.local.warehouse import LocalWarehouse
 
 DAY, NEXT = date(2025, 10, 14), date(2025, 10, 15)
 CENT = Decimal("0.01")
@@ -30,8 +32,8 @@ NAMES = ["missing_stocks", "null_prices", "price_ranges", "volume", "date_mismat
 
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalWarehouse]:
-    """One for all of this file: each test stages rows of its own."""
-    with closing(LocalWarehouse(Path(tmp_path_factory.mktemp("home")), "maang", 5)) as opened:
+    """One for the whole file, because each test stages rows of its own."""
+    with closing(LocalWarehouse(Path(tmp_path_factory.mktemp("home")), "maang", Retention(5))) as opened:
         yield opened
 
 
@@ -54,12 +56,12 @@ def audit(
     rows: Sequence[dict[str, Any]],
     tickers: tuple[str, ...] = ("A",),
     days: tuple[date, ...] = (DAY,),
-    allow: AllowMissing = ALL_MUST_BE_THERE,
+    allow: AllowMissing = ALLOW_NONE,
 ) -> Audit:
-    """What the gate says of these rows. Those of another day, or of none, came when the first of the days was asked for."""
+    """What the gate finds in these rows. A row of another day, or without a date, is staged for the first of the days."""
     request = Request(tickers, days, allow)
-    answered = [{"session": row["date"] if row["date"] in days else days[0]} | row for row in rows]
-    warehouse.stage(request.staging, pa.Table.from_pylist(answered, schema=arrow_schema(STAGED_COLUMNS)))
+    staged = [{"session": row["date"] if row["date"] in days else days[0]} | row for row in rows]
+    warehouse.stage(request.staging, pa.Table.from_pylist(staged, schema=arrow_schema(STAGING_COLUMNS)))
     return pipeline.check(warehouse, request)
 
 
@@ -164,12 +166,12 @@ FAILING: dict[str, tuple[dict[str, Any], dict[str, int], str]] = {
 }
 
 
-def test_the_gate_has_its_seven_checks_and_each_says_what_it_promises() -> None:
+def test_gate_has_its_seven_checks_and_each_states_its_promise() -> None:
     assert [check.name for check in checks.CHECKS] == NAMES
     assert all(len(check.promise) > 10 for check in checks.CHECKS)
 
 
-def test_the_bounds_are_those_of_productions_columns() -> None:
+def test_bounds_fit_the_columns_of_production() -> None:
     assert Decimal("99999999.99") == checks.MAX_PRICE
     assert checks.MAX_TRANSACTIONS == 2**31 - 1
     assert checks.MAX_VOLUME < 2**63 - 1
@@ -177,77 +179,79 @@ def test_the_bounds_are_those_of_productions_columns() -> None:
 
 
 @pytest.mark.parametrize("changes", PASSING.values(), ids=PASSING.keys())
-def test_a_row_that_keeps_every_promise_passes(changes: dict[str, Any], warehouse: LocalWarehouse) -> None:
+def test_row_that_keeps_every_promise_passes(changes: dict[str, Any], warehouse: LocalWarehouse) -> None:
     found = audit(warehouse, [row(**changes)])
     assert found.passed
     assert failed(found) == {}
     assert [result.check.name for result in found.results] == NAMES
 
 
-@pytest.mark.parametrize(("changes", "by", "says"), FAILING.values(), ids=FAILING.keys())
-def test_a_row_that_breaks_a_promise_fails_the_check_that_names_it_and_no_other(
-    changes: dict[str, Any], by: dict[str, int], says: str, warehouse: LocalWarehouse
+@pytest.mark.parametrize(("changes", "failing", "found"), FAILING.values(), ids=FAILING.keys())
+def test_row_that_breaks_a_promise_fails_only_the_check_that_names_it(
+    changes: dict[str, Any], failing: dict[str, int], found: str, warehouse: LocalWarehouse
 ) -> None:
-    found = audit(warehouse, [row(**changes), row("B")], ("A", "B"))
-    assert not found.passed
-    assert failed(found) == by
-    assert shown(found, next(iter(by))) == [("A", DAY, says)]
+    report = audit(warehouse, [row(**changes), row("B")], ("A", "B"))
+    assert not report.passed
+    assert failed(report) == failing
+    assert shown(report, next(iter(failing))) == [("A", DAY, found)]
 
 
-def test_a_ticker_without_a_row_is_missing(warehouse: LocalWarehouse) -> None:
+def test_ticker_without_a_row_is_missing(warehouse: LocalWarehouse) -> None:
     found = audit(warehouse, [row("A")], ("A", "B"))
     assert failed(found) == {"missing_stocks": 1}
     assert shown(found, "missing_stocks") == [("B", DAY, "no bar")]
 
 
-def test_nothing_staged_at_all_is_every_ticker_missing(warehouse: LocalWarehouse) -> None:
+def test_every_ticker_is_missing_if_nothing_is_staged(warehouse: LocalWarehouse) -> None:
     assert failed(audit(warehouse, [], ("A", "B"), (DAY, NEXT))) == {"missing_stocks": 4}
 
 
-def test_a_ticker_may_be_there_on_one_session_and_missing_on_another(warehouse: LocalWarehouse) -> None:
+def test_ticker_may_be_missing_on_one_session_only(warehouse: LocalWarehouse) -> None:
     found = audit(warehouse, [row("A", DAY), row("B", DAY), row("B", NEXT)], ("A", "B"), (DAY, NEXT))
     assert shown(found, "missing_stocks") == [("A", NEXT, "no bar")]
 
 
 @pytest.mark.parametrize(
-    ("day", "says"), [(date(2025, 10, 13), "date 2025-10-13"), (NEXT, "date 2025-10-15"), (None, "date NULL")]
+    ("day", "found"), [(date(2025, 10, 13), "date 2025-10-13"), (NEXT, "date 2025-10-15"), (None, "date NULL")]
 )
-def test_a_row_of_another_day_or_of_none_is_a_mismatch_and_its_ticker_missing(
-    day: date | None, says: str, warehouse: LocalWarehouse
+def test_row_with_a_wrong_date_or_none_is_a_mismatch_and_its_ticker_is_missing(
+    day: date | None, found: str, warehouse: LocalWarehouse
 ) -> None:
-    found = audit(warehouse, [row("A", day)])
-    assert failed(found) == {"missing_stocks": 1, "date_mismatch": 1}
-    assert shown(found, "date_mismatch") == [("A", DAY, says)]
+    report = audit(warehouse, [row("A", day)])
+    assert failed(report) == {"missing_stocks": 1, "date_mismatch": 1}
+    assert shown(report, "date_mismatch") == [("A", DAY, found)]
 
 
 @pytest.mark.parametrize(
-    ("ticker", "says"),
-    [("B", "not asked for"), ("a", "not asked for"), ("A ", "not asked for"), ("", "not asked for"), (None, "no ticker")],
+    ("ticker", "found"),
+    [("B", "not requested"), ("a", "not requested"), ("A ", "not requested"), ("", "not requested"), (None, "no ticker")],
 )
-def test_a_row_of_a_ticker_nobody_asked_for_is_named(ticker: str | None, says: str, warehouse: LocalWarehouse) -> None:
-    found = audit(warehouse, [row("A"), row(ticker)])
-    assert failed(found) == {"ticker_format": 1}
-    assert shown(found, "ticker_format") == [(ticker, DAY, says)]
+def test_row_of_a_ticker_that_was_not_requested_is_reported(ticker: str | None, found: str, warehouse: LocalWarehouse) -> None:
+    report = audit(warehouse, [row("A"), row(ticker)])
+    assert failed(report) == {"ticker_format": 1}
+    assert shown(report, "ticker_format") == [(ticker, DAY, found)]
 
 
 @pytest.mark.parametrize("copies", [2, 3])
 @pytest.mark.parametrize("changes", [{}, {"close": Decimal("10.40")}], ids=["the same values", "other values"])
-def test_a_ticker_has_one_row_a_session(copies: int, changes: dict[str, Any], warehouse: LocalWarehouse) -> None:
+def test_second_row_of_a_ticker_and_session_is_a_duplicate(
+    copies: int, changes: dict[str, Any], warehouse: LocalWarehouse
+) -> None:
     found = audit(warehouse, [row("A"), *[row("A", **changes)] * (copies - 1)])
     assert failed(found) == {"duplicates": 1}
     assert shown(found, "duplicates") == [("A", DAY, f"{copies} rows")]
 
 
-def test_rows_of_two_sessions_are_no_duplicates(warehouse: LocalWarehouse) -> None:
+def test_rows_of_two_sessions_are_not_duplicates(warehouse: LocalWarehouse) -> None:
     assert audit(warehouse, [row("A", DAY), row("A", NEXT)], days=(DAY, NEXT)).passed
 
 
-def test_rows_without_a_ticker_or_date_are_duplicates_too(warehouse: LocalWarehouse) -> None:
+def test_rows_without_a_ticker_and_date_can_be_duplicates(warehouse: LocalWarehouse) -> None:
     found = audit(warehouse, [row("A"), *[row(None, None)] * 2])
     assert failed(found) == {"date_mismatch": 2, "ticker_format": 2, "duplicates": 1}
 
 
-def test_every_check_that_fails_is_reported_not_the_first(warehouse: LocalWarehouse) -> None:
+def test_every_check_that_fails_is_reported(warehouse: LocalWarehouse) -> None:
     rows = [
         row("B", close=None),
         row("C", high=CENT),
@@ -261,7 +265,7 @@ def test_every_check_that_fails_is_reported_not_the_first(warehouse: LocalWareho
     assert [result.check.name for result in found.failed] == NAMES
 
 
-def test_a_row_that_breaks_several_promises_is_reported_by_each(warehouse: LocalWarehouse) -> None:
+def test_row_that_breaks_several_promises_is_reported_by_each_check(warehouse: LocalWarehouse) -> None:
     assert failed(audit(warehouse, [row("A", high=CENT, open=None, volume=0)])) == {
         "null_prices": 1,
         "price_ranges": 1,
@@ -278,57 +282,57 @@ def test_all_failing_rows_are_counted_and_the_first_five_of_each_session_are_sho
     assert checks.FEW_ROWS == 5
 
 
-def test_an_audit_names_its_sessions_and_its_staging_table(warehouse: LocalWarehouse) -> None:
+def test_audit_names_its_sessions_and_its_staging_table(warehouse: LocalWarehouse) -> None:
     found = audit(warehouse, [row("A", DAY), row("A", NEXT)], days=(DAY, NEXT))
     assert found.sessions == (DAY, NEXT)
     assert found.staging == warehouse.full_name(Request(("A",), (DAY, NEXT)).staging)
 
 
-def test_absent_tickers_that_are_allowed_are_all_listed_however_many(warehouse: LocalWarehouse) -> None:
+def test_every_allowed_missing_ticker_is_listed(warehouse: LocalWarehouse) -> None:
     tickers = tuple("ABCDEFGHIJ")
     found = audit(warehouse, [row("A")], tickers, allow=AllowMissing(tickers=frozenset("BCDEFGHIJ")))
     assert found.passed
-    assert found.absent == tuple(FailingRow(ticker, DAY, "no bar") for ticker in "BCDEFGHIJ")
+    assert found.allowed == tuple(FailingRow(ticker, DAY, "no bar") for ticker in "BCDEFGHIJ")
 
 
-def test_an_absent_ticker_that_is_not_named_is_refused_beside_one_that_is(warehouse: LocalWarehouse) -> None:
+def test_missing_ticker_that_is_not_allowed_is_refused_beside_one_that_is(warehouse: LocalWarehouse) -> None:
     found = audit(warehouse, [row("A")], ("A", "B", "C"), allow=AllowMissing(tickers=frozenset("BZ")))
     assert failed(found) == {"missing_stocks": 1}
     assert shown(found, "missing_stocks") == [("C", DAY, "no bar")]
-    assert found.absent == (FailingRow("B", DAY, "no bar"),)
+    assert found.allowed == (FailingRow("B", DAY, "no bar"),)
 
 
-def test_allow_missing_excuses_absence_and_nothing_else(warehouse: LocalWarehouse) -> None:
+def test_allow_missing_permits_missing_tickers_and_nothing_else(warehouse: LocalWarehouse) -> None:
     allow = AllowMissing(tickers=frozenset("A"), percent=Decimal(100))
     assert failed(audit(warehouse, [row("A", volume=0)], allow=allow)) == {"volume": 1}
     assert failed(audit(warehouse, [row("A", NEXT)], allow=allow)) == {"date_mismatch": 1}
 
 
-def test_the_allowed_share_is_of_each_session_by_itself(warehouse: LocalWarehouse) -> None:
+def test_allowed_share_applies_to_each_session_separately(warehouse: LocalWarehouse) -> None:
     rows = [row("A", DAY), row("B", DAY), row("A", NEXT)]
     found = audit(warehouse, rows, tuple("ABCD"), (DAY, NEXT), AllowMissing(percent=Decimal(50)))
     assert shown(found, "missing_stocks") == [(ticker, NEXT, "no bar") for ticker in "BCD"]
-    assert [(gone.ticker, gone.date) for gone in found.absent] == [("C", DAY), ("D", DAY)]
+    assert [(missing.ticker, missing.date) for missing in found.allowed] == [("C", DAY), ("D", DAY)]
 
 
 @given(
-    asked=st.integers(1, 12),
-    there=st.lists(st.integers(0, 12), min_size=2, max_size=2),
+    requested=st.integers(1, 12),
+    stored=st.lists(st.integers(0, 12), min_size=2, max_size=2),
     percent=st.one_of(
         st.decimals(0, 100, places=2),
         st.sampled_from([Decimal(100 * n) / d for d in (3, 6, 7, 9, 11, 12) for n in range(1, d)]),
     ),
 )
 @examples(deadline=None, max_examples=25)
-def test_the_allowed_share_is_exact(warehouse: LocalWarehouse, asked: int, there: list[int], percent: Decimal) -> None:
-    tickers = tuple("ABCDEFGHIJKL"[:asked])
-    present = {day: tickers[:count] for day, count in zip((DAY, NEXT), there, strict=True)}
+def test_allowed_share_is_exact(warehouse: LocalWarehouse, requested: int, stored: list[int], percent: Decimal) -> None:
+    tickers = tuple("ABCDEFGHIJKL"[:requested])
+    present = {day: tickers[:count] for day, count in zip((DAY, NEXT), stored, strict=True)}
     rows = [row(ticker, day) for day, names in present.items() for ticker in names]
 
     found = audit(warehouse, rows, tickers, (DAY, NEXT), AllowMissing(percent=percent))
 
-    gone = {day: [ticker for ticker in tickers if ticker not in names] for day, names in present.items()}
-    excused = {day: names for day, names in gone.items() if 100 * len(names) <= Fraction(percent) * asked}
-    refused = sum(len(names) for day, names in gone.items() if day not in excused)
+    missing = {day: [ticker for ticker in tickers if ticker not in names] for day, names in present.items()}
+    allowed = {day: names for day, names in missing.items() if 100 * len(names) <= Fraction(percent) * requested}
+    refused = sum(len(names) for day, names in missing.items() if day not in allowed)
     assert failed(found) == ({"missing_stocks": refused} if refused else {})
-    assert [(row.ticker, row.date) for row in found.absent] == [(name, day) for day, names in excused.items() for name in names]
+    assert [(row.ticker, row.date) for row in found.allowed] == [(name, day) for day, names in allowed.items() for name in names]

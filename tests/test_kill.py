@@ -1,6 +1,6 @@
-"""A run that is killed or interrupted, and two at once: a session is as before or as after, and a re-run finishes the rest.
+"""Killed and interrupted runs, and two at the same time: a session is as before or as after, and a re-run finishes the rest.
 
-The runs are forked from a process that has imported everything, so that each of them takes a fraction of a second.
+The runs are forks of a process that has imported everything, so that each takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -30,22 +30,23 @@ import pytest
 from pyiceberg.exceptions import NoSuchTableError
 
 from maang_cli import backfill, pipeline, sessions
-from maang_cli.cli import main
+from maang_cli.cli import process
 from maang_cli.errors import ExitCode
 from maang_cli.sources.sample import SampleSource
-from maang_cli.warehouses.local import LocalWarehouse
+from maang_cli.warehouses.local.retention import Retention
+from maang_cli.warehouses.local.warehouse import LocalWarehouse
 from tests.polygon_server import PolygonServer, row
 from tests.warehouses.conftest import MONDAY, TUESDAY, WEDNESDAY, Row, rows_on_disk, unreachable, without_stamp
 
 POINTS = 40
-"""Kills of a day for each state to start from."""
+"""How often a day is killed, for each state that it starts from."""
 BATCH_ROWS = 6
-"""Of a backfill, so that a short range takes several batches."""
+"""Rows of a backfill's batch, so that a short range takes several batches."""
 TICKERS = ("AAPL", "META", "NFLX")
 PRODUCTION, CUMULATIVE = "maang.daily_stock_prices", "maang.daily_stock_prices_cumulative"
 STAMPS = {PRODUCTION: "insertion_timestamp", CUMULATIVE: "updated_at"}
 Tables = dict[str, list[Row] | None]
-"""Rows by table, None where there is no table."""
+"""Rows by table; None if the table does not exist."""
 
 # The process that forks
 
@@ -59,27 +60,22 @@ DISK = {
     "mkdir",
     "replace",
     "rmtree",
-    "sweep",
+    "clean_up",
     "unlink",
     "write",
     "write_text",
 }
-"""Functions that change what is on the disk, in these files: points close to them are worth more than points in between."""
+"""Functions in the files below that change the disk. A kill near them tells more than a kill between them."""
 NEAR_DISK = ("maang_cli/warehouses/", "pyiceberg/", "sqlalchemy/engine/", "pathlib", "shutil", "filelock/")
 
 
 def _counted(at: int | None, send: int, touching_disk: list[int] | None) -> Callable[[FrameType, str, object], None]:
-    """A profile function that signals its own process at the `at`-th event."""
+    """A profile function that sends a signal to its own process at the `at`-th event."""
     events = itertools.count(1)
-    catchable = send in (signal.SIGINT, signal.SIGTERM)
 
     def profile(frame: FrameType, event: str, arg: object) -> None:
         number = next(events)
         if number == at:
-            if catchable:
-                # A signal that comes just before the main thread waits is seen after the wait. In CPython 3.11 a thread that is
-                # profiled does not go on while a signal is pending, and so the wait would never end: it is interrupted.
-                signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
             os.kill(os.getpid(), send)
         if touching_disk is not None:
             touching_disk[0] = number
@@ -97,12 +93,12 @@ class Job:
     argv: list[str]
     env: dict[str, str]
     log: str
-    """Where stderr goes."""
+    """The file for stderr."""
     at: int | None
-    """The event at which the run sends itself `send`."""
+    """The event at which the run sends the signal `send` to itself; None: never."""
     send: int
     notes: str | None
-    """Where to write what happened."""
+    """The file for what happened; None: it is not recorded."""
 
 
 def _child(job: Job) -> int:
@@ -111,15 +107,16 @@ def _child(job: Job) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     backfill.BATCH_ROWS = BATCH_ROWS
-    # SIGINT and SIGTERM may come before `main` listens, or after it has let go; SIGALRM interrupts waits.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, lambda *_: None)
     touching_disk = [0] if job.notes else None
     if job.at or job.notes:
         profile = _counted(job.at, job.send, touching_disk)
         threading.setprofile(profile)
         sys.setprofile(profile)
-    code = main(job.argv)
+    sys.argv = ["maang", *job.argv]
+    try:
+        process.run()
+    except SystemExit as exc:
+        code = int(exc.code or 0)
     sys.setprofile(None)
     if job.notes:
         Path(job.notes).write_text(json.dumps({"events": touching_disk, "modules": list(sys.modules)}))
@@ -141,7 +138,7 @@ def _fork(**job: Any) -> int:
 
 
 def _wait(pid: int, seconds: float) -> int | str | None:
-    """The exit code, minus the signal, "stopped", or None: it is still running."""
+    """The exit code, or minus the signal's number, or "stopped", or None if it is still running."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
@@ -158,7 +155,7 @@ def _load(modules: list[str]) -> None:
 
 
 def serve() -> None:
-    """One job a line on stdin, one answer a line on stdout."""
+    """Read one job a line from stdin, and write one answer a line to stdout."""
     jobs: dict[str, Callable[..., object]] = {"fork": _fork, "wait": _wait, "load": _load}
     for line in sys.stdin:
         name, arguments = json.loads(line)
@@ -175,7 +172,7 @@ class Ended:
 
 
 class Forker:
-    """Runs `maang` in forks; `folder` holds their stderr."""
+    """Runs `maang` in forks, with their stderr in files in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -197,7 +194,7 @@ class Forker:
         self._process.communicate()
 
     def load(self, modules: Sequence[str]) -> None:
-        """Import them, so that the runs need not."""
+        """Import these modules, so that the runs need not."""
         self._ask("load", modules=modules)
 
     def _ask(self, name: str, **arguments: object) -> object:
@@ -208,7 +205,7 @@ class Forker:
         return json.loads(self._process.stdout.readline())
 
     def start(self, *argv: str, at: int | None = None, send: int = signal.SIGKILL, notes: Path | None = None) -> int:
-        """Start a run, which signals itself at its `at`-th event; returns its process id."""
+        """Start a run that sends a signal to itself at its `at`-th event; returns its process id."""
         log = self._folder / f"{next(self._numbers)}.err"
         note = str(notes) if notes else None
         pid = self._ask("fork", argv=argv, env=dict(os.environ), log=str(log), at=at, send=int(send), notes=note)
@@ -225,7 +222,7 @@ class Forker:
         return self.wait(self.start(*argv, at=at, send=send))
 
     def watch(self, *argv: str) -> tuple[list[int], list[str]]:
-        """Run to the end; how many events there were, then which of them are near the disk; and the modules in use."""
+        """Run to the end. Returns the number of events followed by those near the disk, and the loaded modules."""
         notes = self._folder / "notes.json"
         ended = self.wait(self.start(*argv, notes=notes))
         assert ended.code == 0, ended.err
@@ -235,13 +232,13 @@ class Forker:
 
 @pytest.fixture(scope="module")
 def forkers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Forker]]:
-    """Two of them, for two processors."""
+    """Two, for two processors."""
     folders = [tmp_path_factory.mktemp("forker") for _ in range(2)]
     with contextlib.ExitStack() as stack:
         pair = [stack.enter_context(Forker(folder)) for folder in folders]
         _, modules = pair[0].watch("run-day", "--date", str(TUESDAY), "--source", "sample", "--home", str(folders[0] / "home"))
         for forker in pair:
-            forker.load([*modules, "maang_cli.sources.polygon"])
+            forker.load([*modules, "maang_cli.sources.polygon.source"])
         yield pair
 
 
@@ -250,7 +247,7 @@ def forkers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Forker]]:
 
 @dataclass(frozen=True)
 class Place:
-    """A home, and a copy of it to begin from again and again (Iceberg's paths are absolute, so it can't be moved)."""
+    """A home, and a copy of it to restore it from. Iceberg's paths are absolute, so the home can't be moved."""
 
     home: Path
 
@@ -268,7 +265,7 @@ class Place:
             shutil.copytree(self._copy, self.home)
 
     def tables(self) -> Tables:
-        """What a reader sees, through a copy of the catalog: opening the catalog itself could mend it."""
+        """What a reader sees. It opens a copy of the catalog, because opening the catalog itself could repair it."""
         scratch = self.home.with_suffix(".read")
         shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "warehouse").mkdir(parents=True)
@@ -284,7 +281,7 @@ class Place:
 
 
 def values(tables: Tables) -> Tables:
-    """The tables without their stamps; no table is as good as an empty one."""
+    """The tables without their stamps; a table that does not exist counts as empty."""
     return {name: without_stamp(rows or [], STAMPS[name]) for name, rows in tables.items()}
 
 
@@ -301,18 +298,25 @@ def serve_bars(polygon: PolygonServer, days: Sequence[date] = (TUESDAY, WEDNESDA
 
 
 def publish_other_bars(home: Path, days: Sequence[date], keep_snapshots: int) -> None:
-    with closing(LocalWarehouse(home, "maang", keep_snapshots)) as warehouse:
+    with closing(LocalWarehouse(home, "maang", Retention(keep_snapshots))) as warehouse:
         for day in days:
-            request = pipeline.Request(TICKERS, (day,))
-            pipeline.run_day(SampleSource(), warehouse, request, lambda _: nullcontext(lambda _: None))
+            pipeline.run_day(SampleSource(), warehouse, pipeline.Request(TICKERS, (day,)), NoProgress())
+
+
+class NoProgress:
+    """Shows nothing of a day's steps."""
+
+    def begin(self, step: str) -> None: ...
+
+    def done(self, result: object) -> None: ...
 
 
 @dataclass(frozen=True)
 class State:
-    """What a home holds before the day is run."""
+    """What a home contains before the day is run."""
 
     days: Sequence[date]
-    """Sessions that are there, with other values than Polygon's."""
+    """Sessions that are stored, with other values than Polygon's."""
     keep_snapshots: int = 100
     points: int = POINTS
 
@@ -331,22 +335,21 @@ def spread(numbers: Sequence[int], most: int) -> list[int]:
 
 
 def moments(total: int, near_disk: Sequence[int], number: int) -> list[int]:
-    """About so many points of a run, half of them near the disk."""
+    """About `number` points of a run, half of them near the disk."""
     return spread(range(1, total), number // 2) + spread(near_disk, number // 2)
 
 
-def must_be_tidy(home: Path, what: str, *, started: bool = False) -> None:
-    """Nothing is there but both tables; `started`: or one of them, or none, and what the vendor has said."""
-    assert started or {path.suffix for path in (home / "answers").glob("*")} <= {".lock"}, what
+def must_be_clean(home: Path, what: str) -> None:
+    """There is nothing but the two tables: no leftovers, no cached answers."""
+    assert list((home / "answers").glob("*")) == [], what
     assert unreachable(home) == [], what
-    found, both = {path.name for path in (home / "warehouse/maang").iterdir()}, {name.split(".")[1] for name in STAMPS}
-    assert found <= both if started else found == both, what
+    assert {path.name for path in (home / "warehouse/maang").iterdir()} == {name.split(".")[1] for name in STAMPS}, what
 
 
 def kill_and_run_again(
     forker: Forker, place: Place, points: Sequence[int], before: Tables, after: Tables
 ) -> list[int | str | None]:
-    """Kill the day at each point, look, run it again, look again; how the killed runs ended."""
+    """Kill the day at each point, look, run it again, look again. Returns how the killed runs ended."""
     codes = []
     for at in points:
         place.restore()
@@ -361,12 +364,12 @@ def kill_and_run_again(
         again = forker.run(*run_day(TUESDAY, place.home))
         assert again.code == 0, f"killed at {at}: {again.err}"
         assert values(place.tables()) == values(after), f"killed at {at}"
-        must_be_tidy(place.home, f"killed at {at}")
+        must_be_clean(place.home, f"killed at {at}")
     return codes
 
 
 @pytest.mark.parametrize("state", [pytest.param(state, id=name) for name, state in STATES.items()])
-def test_a_killed_day_is_as_before_or_as_after_and_is_run_again(
+def test_killed_day_is_as_before_or_after_and_next_run_finishes(
     polygon: PolygonServer, forkers: list[Forker], home: Path, monkeypatch: pytest.MonkeyPatch, state: State
 ) -> None:
     serve_bars(polygon)
@@ -394,10 +397,10 @@ def test_a_killed_day_is_as_before_or_as_after_and_is_run_again(
 
 
 RANGE = sessions.between(MONDAY, date(2025, 10, 16))
-HELD = {
+STORED = {
     "an-empty-home": State([], points=30),
-    # Fetched by session, not by ticker; the windows of what is there are made anew.
-    "a-range-with-holes": State([RANGE[1]], points=20),
+    # Grouped calls instead of range calls; the windows of what is stored are refreshed.
+    "a-range-with-gaps": State([RANGE[1]], points=20),
 }
 
 
@@ -409,18 +412,16 @@ def by_session(rows: Sequence[Row] | None) -> dict[object, list[Row]]:
 
 
 def must_be_between(seen: Tables, before: Tables, after: Tables, what: str) -> None:
-    """Each session's bars are as before or as after, and there is no window without its bar."""
+    """Each session's bars are as before or as after, and no window lacks its bar."""
     old, now, new = (by_session(tables[PRODUCTION]) for tables in (before, seen, after))
     for day in RANGE:
         assert now.get(day) in (old.get(day), new.get(day)), f"{day} is neither as before nor as after, {what}"
-    held = {(line["ticker"], line["date"]) for line in seen[PRODUCTION] or []}
-    assert {(line["ticker"], line["date"]) for line in seen[CUMULATIVE] or []} <= held, what
+    stored = {(line["ticker"], line["date"]) for line in seen[PRODUCTION] or []}
+    assert {(line["ticker"], line["date"]) for line in seen[CUMULATIVE] or []} <= stored, what
 
 
-@pytest.mark.parametrize("state", [pytest.param(state, id=name) for name, state in HELD.items()])
-def test_a_backfill_that_is_killed_at_any_moment_is_finished_by_the_next(
-    polygon: PolygonServer, forkers: list[Forker], home: Path, state: State
-) -> None:
+@pytest.mark.parametrize("state", [pytest.param(state, id=name) for name, state in STORED.items()])
+def test_next_run_finishes_killed_backfill(polygon: PolygonServer, forkers: list[Forker], home: Path, state: State) -> None:
     serve_bars(polygon, RANGE)
 
     def kill_some(number: int) -> list[int | str | None]:
@@ -442,7 +443,7 @@ def test_a_backfill_that_is_killed_at_any_moment_is_finished_by_the_next(
                 ended = forker.run(*again)
                 assert ended.code == 0, f"killed at {at}: {ended.err}"
             assert values(place.tables()) == values(after), f"killed at {at}"
-            must_be_tidy(place.home, f"killed at {at}")
+            must_be_clean(place.home, f"killed at {at}")
         return codes
 
     with ThreadPoolExecutor(len(forkers)) as pool:
@@ -452,11 +453,11 @@ def test_a_backfill_that_is_killed_at_any_moment_is_finished_by_the_next(
 
 
 @pytest.mark.parametrize(
-    ("send", "code", "said"),
+    ("send", "code", "word"),
     [(signal.SIGINT, ExitCode.INTERRUPTED, "interrupted"), (signal.SIGTERM, ExitCode.TERMINATED, "terminated")],
 )
-def test_a_backfill_that_is_interrupted_at_any_moment_leaves_nothing_half_done_and_says_how_to_go_on(
-    polygon: PolygonServer, forkers: list[Forker], home: Path, send: int, code: ExitCode, said: str
+def test_interrupted_backfill_says_how_to_finish_and_next_run_finishes_it(
+    polygon: PolygonServer, forkers: list[Forker], home: Path, send: int, code: ExitCode, word: str
 ) -> None:
     serve_bars(polygon, RANGE)
     forker, place = forkers[0], Place(home)
@@ -470,17 +471,15 @@ def test_a_backfill_that_is_interrupted_at_any_moment_leaves_nothing_half_done_a
         what = f"interrupted at {at}"
         must_be_between(place.tables(), before, after, what)
         if ended[-1].code:
-            told = [f"error: {said}; what was published stays whole", "hint: run the same command again to finish"]
-            assert (ended[-1].code, ended[-1].err.splitlines()[-2:]) == (code, told), what
-        if (home / "warehouse/maang").exists():
-            must_be_tidy(home, what, started=True)
+            lines = [f"error: {word}; published data is intact", "hint: run the same command again to finish"]
+            assert (ended[-1].code, ended[-1].err.splitlines()[-2:]) == (code, lines), what
         assert forker.run(*run).code == 0, what
         assert values(place.tables()) == values(after), what
-        must_be_tidy(home, what)
+        must_be_clean(home, what)
     assert [each.code for each in ended].count(code) > len(ended) * 0.8
 
 
-# Two at once
+# Two at the same time
 
 
 TWO: list[tuple[str, list[tuple[date, Sequence[str]]]]] = [
@@ -492,7 +491,7 @@ two = pytest.mark.parametrize("requests", [pytest.param(requests, id=name) for n
 
 
 def must_end_well(forker: Forker, place: Place, runs: Mapping[tuple[str, ...], Ended], after: Tables, what: str) -> None:
-    """Each has done its work, or says that it has not and does it when it is run again."""
+    """Each run has done its work, or says that it has not, and then a re-run does it."""
     for argv, ended in runs.items():
         if ended.code != 0:
             assert ended.code == ExitCode.MAY_HEAL, f"{what}: {ended}"
@@ -503,7 +502,7 @@ def must_end_well(forker: Forker, place: Place, runs: Mapping[tuple[str, ...], E
             assert forker.run(*argv).code == 0
     assert sum(ended.code != 0 for ended in runs.values()) < len(runs), what
     assert values(place.tables()) == values(after), what
-    must_be_tidy(place.home, what)
+    must_be_clean(place.home, what)
 
 
 @pytest.fixture
@@ -520,7 +519,9 @@ def one_after_the_other(forker: Forker, place: Place, runs: Sequence[tuple[str, 
 
 
 @two
-def test_two_days_at_once_end_well(forkers: list[Forker], place: Place, requests: list[tuple[date, Sequence[str]]]) -> None:
+def test_two_runs_at_the_same_time_end_well(
+    forkers: list[Forker], place: Place, requests: list[tuple[date, Sequence[str]]]
+) -> None:
     forker = forkers[0]
     argvs = [(*run_day(day, place.home, tickers), *["--quiet"] * n) for n, (day, tickers) in enumerate(requests)]
     after = one_after_the_other(forker, place, argvs)
@@ -532,7 +533,7 @@ def test_two_days_at_once_end_well(forkers: list[Forker], place: Place, requests
 
 
 @two
-def test_a_day_that_sleeps_while_another_runs_ends_well(
+def test_stopped_run_ends_well_after_another_ran(
     forkers: list[Forker], place: Place, requests: list[tuple[date, Sequence[str]]]
 ) -> None:
     forker = forkers[0]
@@ -548,6 +549,6 @@ def test_a_day_that_sleeps_while_another_runs_ends_well(
         if stopped.code == "stopped":
             os.kill(sleeping, signal.SIGCONT)
         runs = {slow: forker.wait(sleeping) if stopped.code == "stopped" else stopped}
-        # It waits for the lock where the sleeper holds it.
+        # It waits for the lock if the stopped run has it.
         runs[quick] = forker.wait(other) if ended.code is None else ended
         must_end_well(forker, place, runs, after, f"asleep at {at}")

@@ -11,10 +11,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from maang_cli import backfill, pipeline, settings
+from maang_cli import backfill, pipeline
 from maang_cli.pipeline import Request
 from maang_cli.warehouses import WAREHOUSES
-from tests import expected
+from tests import expected, settings
 from tests.conftest import Maang
 from tests.expected import Bar
 from tests.polygon_server import PolygonServer
@@ -24,7 +24,7 @@ NFLX_SPLIT = date(2025, 11, 17)
 
 
 def recorded_bars(path: Path, ticker: str) -> list[Bar]:
-    """The bars in a recorded answer, of `ticker` where they don't say; their numbers stay text."""
+    """The bars in a recorded answer; `ticker` if they name none. Their numbers stay text."""
     found = json.loads(path.read_text(), parse_float=str, parse_int=str)
     return [recorded_bar(row, ticker) for row in (found if isinstance(found, list) else found["results"])]
 
@@ -36,10 +36,10 @@ def recorded_bar(row: dict[str, str], ticker: str) -> Bar:
 
 
 def tables(days: Sequence[date], tickers: str) -> tuple[dict[expected.Key, expected.Row], dict[expected.Key, expected.Row]]:
-    """What production and cumulative hold, without the stamps."""
+    """The rows of production and cumulative, without the stamps."""
     chosen = settings.load(tickers=tickers)
     request = Request(chosen.tickers, tuple(days))
-    with closing(WAREHOUSES[chosen.warehouse](chosen)) as warehouse:
+    with closing(WAREHOUSES[chosen.warehouse].open(chosen, "")) as warehouse:
         production = pipeline.show(warehouse, request).rows.to_pylist()
         cumulative = pipeline.show(warehouse, request, "cumulative").rows.to_pylist()
     return (
@@ -48,7 +48,7 @@ def tables(days: Sequence[date], tickers: str) -> tuple[dict[expected.Key, expec
     )
 
 
-def test_a_backfill_of_125_sessions_equals_125_days_one_by_one_and_the_recomputation(
+def test_backfill_of_125_sessions_equals_125_single_days_and_the_recomputation(
     market: Path, polygon: PolygonServer, maang: Maang, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bars = expected.market_bars(market)
@@ -57,18 +57,18 @@ def test_a_backfill_of_125_sessions_equals_125_days_one_by_one_and_the_recomputa
     monkeypatch.setattr(backfill, "BATCH_ROWS", 100)
     done = maang("backfill", "--from", str(days[0]), "--to", str(days[-1]), "--tickers", TICKERS, "--json")
     assert done.code == 0, done.err
-    assert (len(json.loads(done.out)["published"]), json.loads(done.out)["calls"]) == (125, 5)
-    at_once = tables(days, TICKERS)
-    assert at_once == (expected.production(bars), expected.cumulative(bars))
+    assert (len(done.result["published"]), done.result["calls"]) == (125, 5)
+    backfilled = tables(days, TICKERS)
+    assert backfilled == (expected.production(bars), expected.cumulative(bars))
 
     monkeypatch.setenv("MAANG_SCHEMA", "one_by_one")
     for day in days:
         outcome = maang("run-day", "--date", str(day), "--tickers", TICKERS)
         assert outcome.code == 0, outcome.err
-    assert tables(days, TICKERS) == at_once
+    assert tables(days, TICKERS) == backfilled
 
     shown = maang("show", "--date", str(NFLX_SPLIT), "--table", "cumulative", "--tickers", "NFLX", "--json")
-    [row] = json.loads(shown.out)["rows"]
+    [row] = shown.result["rows"]
     assert row["last_7_days_close"][-2:] == ["1112.17", "110.29"]
     assert row["last_7_days_open"][-1] == "110.75"
 
@@ -94,8 +94,8 @@ def test_recorded_bars_equal_the_recomputation(
     assert tables(days, tickers) == (expected.production(bars), expected.cumulative(bars))
 
 
-def test_a_recorded_answer_with_adjusted_bars_is_refused(market: Path, polygon: PolygonServer, maang: Maang) -> None:
+def test_recorded_answer_with_adjusted_bars_is_refused(market: Path, polygon: PolygonServer, maang: Maang) -> None:
     polygon.bodies[date(2020, 10, 14)] = (market / "recorded" / "grouped_mock.json").read_bytes()
     outcome = maang("run-day", "--date", "2020-10-14", "--tickers", "GIK")
     assert outcome.code == 4
-    assert "adjusted bars, where bars as traded were asked for" in outcome.err
+    assert "adjusted bars instead of bars as traded" in outcome.err

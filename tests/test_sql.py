@@ -14,10 +14,12 @@ from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from maang_cli import backfill, checks, pipeline, sql
+from maang_cli import checks, missing, pipeline, sessions, sql
 from maang_cli.checks import AllowMissing
-from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGED_COLUMNS, arrow_schema, staging
-from maang_cli.warehouses import local
+from maang_cli.schemas import arrow_schema
+from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, staging
+from maang_cli.warehouses.base import Query
+from maang_cli.warehouses.local import warehouse as local
 from tests import expected
 from tests.expected import Bar, Key, Row
 
@@ -25,42 +27,22 @@ TICKERS = ("META", "BRK.A", "BACpA")
 SESSIONS = expected.run_of(date(2025, 11, 12), 14)
 DUCKDB = duckdb.connect(config=local.DUCKDB)
 
-
-def windows_text(tickers: Iterable[str], targets: tuple[date, ...]) -> str:
-    days = (*expected.window(targets[0]), *(day for day in expected.sessions() if targets[0] < day <= targets[-1]))
-    return sql.text(
-        "windows",
-        calendar=", ".join(f"(DATE '{day}', {number})" for number, day in enumerate(days)),
-        tickers=sql.rows(map(sql.string, tickers)),
-        first=sql.day(days[0]),
-        last=sql.day(days[-1]),
-        targets=", ".join(map(sql.day, targets)),
-    )
-
-
 ALLOWED = AllowMissing(tickers=frozenset({"META"}), percent=Decimal("12.5"))
+FIRST, LAST = sql.day(SESSIONS[0]), sql.day(SESSIONS[1])
 TEXTS = {
-    "publish": pipeline.publish_query(staging(TICKERS, SESSIONS[:2]), SESSIONS[:2]).text,
-    "windows": windows_text(TICKERS, SESSIONS[-2:]),
-    "coverage": sql.text(
-        "coverage", tickers=sql.rows(map(sql.string, TICKERS)), first=sql.day(SESSIONS[0]), last=sql.day(SESSIONS[-1])
-    ),
-    "show": sql.text("show", columns=", ".join(PRODUCTION.values), which="TRUE"),
-    "glance": sql.text("glance"),
-    "missing": sql.text(
-        "missing",
-        tickers=sql.rows(map(sql.string, TICKERS)),
-        sessions=sql.rows(map(sql.day, SESSIONS[:2])),
-        first=sql.day(SESSIONS[0]),
-        last=sql.day(SESSIONS[1]),
-    ),
-    "stale": backfill.stale_query(TICKERS, SESSIONS[-2:]).text,
-    "unpublished": backfill.unpublished_query(staging(TICKERS, SESSIONS[:2])).text,
-    "audit": checks.audit_sql(TICKERS, SESSIONS[:2], checks.ALL_MUST_BE_THERE),
-    "failing_rows": checks.report_sql(TICKERS, SESSIONS[:2], ALLOWED),
+    "publish": pipeline.publish_query(staging(TICKERS, SESSIONS[:2]), TICKERS, SESSIONS[:2]).text,
+    "windows": pipeline.windows_query(TICKERS, SESSIONS[-2:]).text,
+    "stored_tickers_by_session": sql.text("stored_tickers_by_session", first=FIRST, last=LAST),
+    "table_rows": sql.text("table_rows", columns=", ".join(PRODUCTION.values), condition="TRUE"),
+    "table_summary": sql.text("table_summary"),
+    "missing_tickers": sql.text("missing_tickers", sessions=sql.rows(map(sql.day, SESSIONS[:2])), first=FIRST, last=LAST),
+    "stale_windows": missing.stale_windows_query(TICKERS, SESSIONS[-2:]).text,
+    "unpublished_sessions": missing.unpublished_sessions_query(staging(TICKERS, SESSIONS[:2])).text,
+    "audit": checks.audit_sql(TICKERS, SESSIONS[:2], checks.ALLOW_NONE),
+    "audit_report": checks.report_sql(TICKERS, SESSIONS[:2], ALLOWED),
 }
 TABLES = {
-    "staging": arrow_schema(STAGED_COLUMNS).empty_table(),
+    "staging": arrow_schema(STAGING_COLUMNS).empty_table(),
     "production": arrow_schema(PRODUCTION.columns).empty_table(),
     "table": arrow_schema(PRODUCTION.columns).empty_table(),
     "cumulative": arrow_schema(CUMULATIVE.columns).empty_table(),
@@ -69,63 +51,66 @@ AUDITED = ["check_name", "ticker", "date", "found", "allowed"]
 RESULTS = {
     "publish": list(PRODUCTION.values),
     "windows": list(CUMULATIVE.values),
-    "coverage": ["date", "tickers"],
-    "show": list(PRODUCTION.values),
-    "glance": ["first", "last", "rows", "tickers"],
-    "missing": ["date", "ticker"],
-    "stale": ["date", "missing", "stale"],
-    "unpublished": ["session"],
+    "stored_tickers_by_session": ["date", "tickers"],
+    "table_rows": list(PRODUCTION.values),
+    "table_summary": ["first", "last", "rows", "tickers"],
+    "missing_tickers": ["date", "ticker"],
+    "stale_windows": ["date", "missing", "stale"],
+    "unpublished_sessions": ["session"],
     "audit": AUDITED,
-    "failing_rows": [*AUDITED, "failing"],
+    "audit_report": [*AUDITED, "failing"],
 }
 
 
-def run(text: str, **tables: pa.Table) -> pa.Table:
-    """The result of a text whose holes are these tables."""
-    for name, rows in tables.items():
+def run(text: str, tickers: Iterable[str] = TICKERS, **tables: pa.Table) -> pa.Table:
+    """The result of a text whose placeholders are these tickers and tables."""
+    relations = {"tickers": pa.table({"ticker": pa.array(tickers, pa.string())}), **tables}
+    for name, rows in relations.items():
         DUCKDB.register(f"test_{name}", rows)
-    filled = sql.fill(text, {name: f"test_{name}" for name in tables})
+    filled = sql.fill(text, {name: f"test_{name}" for name in relations})
     assert "{" not in filled
     return DUCKDB.sql(filled).to_arrow_table()
 
 
-def test_every_text_is_tested_here() -> None:
+def test_every_sql_file_is_tested_here() -> None:
     assert {file.name for file in files(sql).iterdir() if file.name.endswith(".sql")} == {f"{name}.sql" for name in TEXTS}
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_a_text_runs_on_empty_tables_with_no_hole_left_and_gives_its_columns(name: str) -> None:
+def test_text_runs_on_empty_tables_without_an_open_placeholder_and_returns_its_columns(name: str) -> None:
     assert run(TEXTS[name], **TABLES).column_names == RESULTS[name]
 
 
-def test_the_forbidding_query_is_empty_exactly_where_all_is_well() -> None:
+def test_forbidding_query_is_empty_only_if_every_check_passes() -> None:
     for percent, rows in ((Decimal(100), 0), (Decimal(99), 2 * len(TICKERS))):
         text = checks.forbidden_sql(TICKERS, SESSIONS[:2], AllowMissing(percent=percent))
         assert run(text, staging=TABLES["staging"]).num_rows == rows
 
 
-def test_published_columns_have_productions_types() -> None:
-    wanted = [column for column in PRODUCTION.columns if column.name != PRODUCTION.stamp]
+def test_published_columns_are_the_value_columns_of_production_with_their_types() -> None:
     found = run(TEXTS["publish"], staging=TABLES["staging"]).schema
-    assert found.types == arrow_schema(wanted).types
+    promised = arrow_schema(PRODUCTION.value_columns)
+    assert (found.names, found.types) == (promised.names, promised.types)
+    assert TABLES["staging"].schema.field("open").type != found.field("open").type, "the casts of the query narrow the types"
 
 
-def test_window_columns_have_the_cumulative_tables_types() -> None:
-    wanted = [column for column in CUMULATIVE.columns if column.name != CUMULATIVE.stamp]
+def test_window_columns_are_the_value_columns_of_cumulative_with_their_types() -> None:
     found = run(TEXTS["windows"], production=TABLES["production"]).schema
+    promised = arrow_schema(CUMULATIVE.value_columns)
+    assert found.names == promised.names
     assert [kind.value_type if pa.types.is_list(kind) else kind for kind in found.types] == [
-        kind.value_type if pa.types.is_list(kind) else kind for kind in arrow_schema(wanted).types
+        kind.value_type if pa.types.is_list(kind) else kind for kind in promised.types
     ]
 
 
 @given(st.text(st.characters(exclude_characters="\\\0", exclude_categories=["Cs"])))
 @example("O'Neill's '' {staging} -- ; /*")
 @examples(deadline=None)
-def test_a_string_literal_gives_back_the_string(value: str) -> None:
-    assert DUCKDB.execute(f"SELECT {sql.string(value)}").fetchone() == (value,)
+def test_string_literal_returns_the_string(value: str) -> None:
+    assert DUCKDB.execute(f"SELECT {sql.string(value)}").fetchall() == [(value,)]
 
 
-def test_a_backslash_is_refused_in_a_literal() -> None:
+def test_string_literal_refuses_a_backslash() -> None:
     with pytest.raises(ValueError, match="backslash"):
         sql.string("a\\'; DROP TABLE x")
 
@@ -143,23 +128,37 @@ def test_day_and_rows_are_literals() -> None:
         ("{x}{x}", {"x": "1"}, "11"),
         ("{x} {later}", {"x": "1"}, "1 {later}"),
         ("{x} {y}", {"x": "{y}", "y": "{x}"}, "{y} {x}"),
-        ("no holes", {"x": "1"}, "no holes"),
+        ("no placeholders", {"x": "1"}, "no placeholders"),
         ("an open {brace", {"x": "1"}, "an open {brace"),
         ("", {"x": "1"}, ""),
     ],
 )
-def test_fill_replaces_the_holes_it_knows_and_nothing_else(template: str, values: dict[str, str], filled: str) -> None:
+def test_fill_replaces_only_the_placeholders_that_it_knows(template: str, values: dict[str, str], filled: str) -> None:
     assert sql.fill(template, values) == filled
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "differs"), [("1", "1", False), ("1", "2", True), ("1", "NULL", True), ("NULL", "NULL", False)]
+)
+def test_rows_differ_if_a_column_differs_and_null_equals_null(left: str, right: str, differs: bool) -> None:
+    condition = sql.differs("l", "r", ["same", "x"])
+    text = f"SELECT {condition} FROM (SELECT 7 AS same, {left} AS x) AS l, (SELECT 7 AS same, {right} AS x) AS r"
+    assert DUCKDB.execute(text).fetchall() == [(differs,)]
+
+
 def produced(bars: Iterable[Bar]) -> pa.Table:
-    """Bars as production holds them."""
+    """Bars as production stores them."""
     rows = [row | {"insertion_timestamp": None} for row in expected.production(bars).values()]
     return pa.Table.from_pylist(rows, schema=arrow_schema(PRODUCTION.columns))
 
 
+def run_windows(query: Query, bars: Iterable[Bar]) -> dict[Key, Row]:
+    found = run(query.text, query.tickers, production=produced(bars))
+    return expected.by_key(found.to_pylist(), without="nothing")
+
+
 def windows(bars: Iterable[Bar], tickers: Iterable[str], targets: tuple[date, ...]) -> dict[Key, Row]:
-    return expected.by_key(run(windows_text(tickers, targets), production=produced(bars)).to_pylist(), without="nothing")
+    return run_windows(pipeline.windows_query(tuple(tickers), targets), bars)
 
 
 def priced(ticker: str, day: date, close: str, volume: int = 1) -> Bar:
@@ -188,7 +187,7 @@ some_bars = st.lists(
 
 @given(some_bars, st.integers(6, 13), st.integers(1, 7))
 @examples(deadline=None, max_examples=100)
-def test_windows_of_random_bars_with_holes_equal_the_recomputation(bars: list[Bar], last: int, count: int) -> None:
+def test_windows_of_random_bars_with_missing_ones_equal_the_recomputation(bars: list[Bar], last: int, count: int) -> None:
     targets = SESSIONS[max(last - count + 1, 6) : last + 1]
     wanted = {key: row for key, row in expected.cumulative(bars).items() if key[0] in TICKERS and key[1] in targets}
     assert windows(bars, TICKERS, targets) == wanted
@@ -211,7 +210,7 @@ def test_windows_of_random_bars_with_holes_equal_the_recomputation(bars: list[Ba
         (["99944615.43", "99955706.72", "99980936.20", "99814036.31", "99957592.71", "99828028.05"], "72718.4488"),
     ],
 )
-def test_volatility_is_exact_to_its_last_digit_and_null_where_it_has_no_place(closes: list[str], volatility: str | None) -> None:
+def test_volatility_is_exact_to_its_last_digit_and_null_if_it_does_not_fit(closes: list[str], volatility: str | None) -> None:
     bars = [priced("META", day, close) for day, close in zip(SESSIONS[6:], closes, strict=False)]
     target = bars[-1].date
     [row] = windows(bars, ["META"], (target,)).values()
@@ -232,8 +231,30 @@ def test_volatility_is_exact_to_its_last_digit_and_null_where_it_has_no_place(cl
         ([checks.MAX_VOLUME, checks.MAX_VOLUME - 1], "999999999999.50"),
     ],
 )
-def test_the_mean_volume_is_exact_to_the_cent(volumes: list[int], mean: str) -> None:
+def test_mean_volume_is_exact_to_two_decimals(volumes: list[int], mean: str) -> None:
     bars = [priced("META", day, "1", volume) for day, volume in zip(SESSIONS[6:], volumes, strict=False)]
     [row] = windows(bars, ["META"], (bars[-1].date,)).values()
     assert row["avg_7_day_volume"] == Decimal(mean)
     assert row["last_7_days_volume"] == volumes
+
+
+@pytest.mark.parametrize("length", [2, 3, 9])
+def test_length_of_a_window_comes_from_one_constant(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    closes = {day: f"{number}.00" for number, day in enumerate(SESSIONS, 1)}
+    bars = [priced("META", day, close) for day, close in closes.items()]
+    targets = SESSIONS[-3:]
+    monkeypatch.setattr(sessions, "WINDOW_LENGTH", length)  # the only way to see that the SQL has no length of its own
+    query = pipeline.windows_query(["META"], targets)
+    found = run_windows(query, bars)
+    for number, target in enumerate(SESSIONS, 1):
+        if target in targets:
+            last = [Decimal(closes[day]) for day in SESSIONS[number - length : number]]
+            assert found["META", target]["last_7_days_close"] == last
+            assert len(last) == length
+    assert query.reads["production"].sessions == (SESSIONS[len(SESSIONS) - 2 - length], SESSIONS[-1])
+
+
+def test_bars_before_the_first_session_of_a_window_are_not_read() -> None:
+    target = SESSIONS[-1]
+    query = pipeline.windows_query(["META"], (target,))
+    assert query.reads["production"].sessions == (expected.window(target)[0], target)

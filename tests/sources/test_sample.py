@@ -1,4 +1,4 @@
-"""The made-up bars: plausible for any ticker on any session, and the same on every machine."""
+"""`sources.sample`: plausible bars for any ticker on any session, the same on every machine."""
 
 from __future__ import annotations
 
@@ -36,40 +36,40 @@ def assert_plausible(bar: dict[str, Any]) -> None:
 
 @settings(deadline=None)
 @given(any_ticker, any_session)
-def test_a_bar_of_any_ticker_on_any_session_is_plausible(ticker: str, session: date) -> None:
+def test_any_bar_is_plausible(ticker: str, session: date) -> None:
     (bar,) = bars(ticker, sessions=(session,))
     assert (bar["ticker"], bar["date"]) == (ticker, session)
     assert_plausible(bar)
 
 
-def test_a_year_moves_as_a_market_does() -> None:
+def test_one_year_of_prices_moves_like_a_market() -> None:
     year = calendar.between(date(2024, 10, 15), date(2025, 10, 14))
     for ticker in FAANG:
         run = bars(ticker, sessions=year)
         steps = list(pairwise(run))
         moves = [abs(after["close"] / before["close"] - 1) for before, after in steps]
-        gaps = [abs(after["open"] / before["close"] - 1) for before, after in steps]
+        opens = [abs(after["open"] / before["close"] - 1) for before, after in steps]
         assert max(moves) < Decimal("0.12"), ticker
         assert Decimal("0.001") < sum(moves) / len(moves) < Decimal("0.03"), ticker
-        assert max(gaps) < Decimal("0.01"), ticker
+        assert max(opens) < Decimal("0.01"), ticker
         assert len({bar["close"] for bar in run}) > len(run) / 2, ticker
 
 
-def test_the_open_follows_the_close_of_the_session_before_over_a_holiday() -> None:
+def test_open_is_near_the_previous_close_also_after_a_holiday() -> None:
     thursday, monday = date(2025, 4, 17), date(2025, 4, 21)
     assert calendar.why_closed(thursday + timedelta(days=1)) == "Good Friday"
     before, after = bars("META", sessions=(thursday, monday))
     assert abs(after["open"] / before["close"] - 1) < Decimal("0.01")
 
 
-def test_tickers_differ_and_case_matters() -> None:
+def test_tickers_have_different_prices_and_case_matters() -> None:
     closes = {
         bar["ticker"]: bar["close"] for bar in bars("META", "BACpA", "BACPA", "BRK.A", "BRK.B", sessions=(date(2025, 10, 14),))
     }
     assert len(set(closes.values())) == 5
 
 
-def test_these_bars_never_change() -> None:
+def test_bars_never_change() -> None:
     names = ("open", "high", "low", "close", "volume", "vwap", "transactions")
     found = {
         (bar["ticker"], str(bar["date"])): " ".join(str(bar[name]) for name in names)
@@ -85,5 +85,18 @@ def test_these_bars_never_change() -> None:
     }
 
 
-def test_it_says_that_its_bars_are_made_up() -> None:
+def test_bars_are_marked_as_made_up() -> None:
     assert SampleSource().made_up
+
+
+def test_fetch_returns_the_missing_bars_in_order_without_a_call() -> None:
+    first, second = date(2025, 10, 13), date(2025, 10, 14)
+    source, ticks = SampleSource(), list[None]()
+    missing = {first: frozenset(["META"]), second: frozenset(["META", "AAPL"])}
+    batches = list(source.fetch(missing, [[first], [second]], lambda: ticks.append(None)))
+    assert [[(bar["session"], bar["ticker"]) for bar in batch.rows.to_pylist()] for batch in batches] == [
+        [(first, "META")],
+        [(second, "AAPL"), (second, "META")],
+    ]
+    assert batches[1].rows.to_pylist() == bars("AAPL", "META", sessions=(second,))
+    assert (source.calls, source.per_minute, source.plan(missing).number, len(ticks)) == (0, None, 0, 2)

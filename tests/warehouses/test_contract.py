@@ -1,4 +1,4 @@
-"""What every warehouse promises, through `base.Warehouse` alone."""
+"""What every warehouse promises. These tests use nothing but `base.Warehouse`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 
 from maang_cli.errors import CommitLost, SettingsError, TableMismatch
 from maang_cli.pipeline import publish_query
-from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGED_COLUMNS, Column, Table, staging
-from maang_cli.warehouses.base import Forbidden, Query, Read, Replaced, TableMissing, Warehouse
+from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, Column, Table, staging
+from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, TableMissing, Warehouse
 from tests.warehouses.conftest import (
     MONDAY,
     STAGING,
@@ -30,11 +30,13 @@ from tests.warehouses.conftest import (
     without_stamp,
 )
 
-PUBLISH = publish_query(STAGING, [TUESDAY])
+PUBLISH = publish_query(STAGING, ["META"], [TUESDAY])
 TABLES = [pytest.param(table, id=table.name) for table in (PRODUCTION, CUMULATIVE, STAGING)]
 STRANGE_TEXTS = ["", " ", "\t", "O'Brien", '"', "%s", "?", ":d", "$1", "a;b--c", "a\nb", "naïve", "日本", "🚀", "null", "NULL"]
 WIDE = "9" * 36 + ".99"
-"""The largest number of a DECIMAL(38,2)."""
+"""The largest number that fits into DECIMAL(38,2)."""
+MANY_TICKERS = tuple(f"{'BRK' if n % 2 else 'BACp'}{n:05}{'./-'[n % 3]}{'AbZ'[n % 3]}" for n in range(11_000))
+"""More tickers than a US exchange lists, with every kind of character that a ticker may have."""
 
 
 def counts(done: Replaced) -> tuple[int, int, int, int]:
@@ -42,7 +44,7 @@ def counts(done: Replaced) -> tuple[int, int, int, int]:
 
 
 def variant(table: Table, **types: str | None) -> Table:
-    """The table with other types for some columns, or without them (None)."""
+    """The table with other types for some columns, or without those whose type is None."""
     columns = (replace(column, type=types.get(column.name, column.type) or "") for column in table.columns)
     return replace(table, columns=tuple(column for column in columns if column.type))
 
@@ -51,23 +53,43 @@ def wider(table: Table, *columns: Column) -> Table:
     return replace(table, columns=(*table.columns, *columns))
 
 
-# create
+# create, and what exists
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_created_table_is_empty_and_is_created_once(warehouse: Warehouse, table: Table) -> None:
+def test_table_is_created_once_and_empty(warehouse: Warehouse, table: Table) -> None:
     assert warehouse.create(table)
     assert content(warehouse, table) == []
     assert not warehouse.create(table)
     assert content(warehouse, table) == []
 
 
-def test_a_schema_is_created_once(warehouse: Warehouse) -> None:
+def test_schema_is_created_once(warehouse: Warehouse) -> None:
     assert warehouse.create_schema()
     assert not warehouse.create_schema()
 
 
-def test_creating_a_table_creates_its_schema(warehouse: Warehouse) -> None:
+def test_has_schema_creates_nothing(reopen: Opener) -> None:
+    warehouse = reopen()
+    for _ in range(2):
+        assert not warehouse.has_schema()
+    assert warehouse.create_schema()
+    assert warehouse.has_schema()
+    assert reopen().has_schema()
+
+
+def test_tables_lists_the_tables_of_the_schema_in_order(warehouse: Warehouse) -> None:
+    assert warehouse.tables() == []
+    warehouse.create_schema()
+    assert warehouse.tables() == []
+    for table in (STAGING, PRODUCTION, CUMULATIVE):
+        warehouse.create(table)
+    assert warehouse.tables() == sorted(table.name for table in (STAGING, PRODUCTION, CUMULATIVE))
+    warehouse.drop(STAGING)
+    assert warehouse.tables() == sorted(table.name for table in (PRODUCTION, CUMULATIVE))
+
+
+def test_creating_a_table_creates_the_schema(warehouse: Warehouse) -> None:
     assert warehouse.create(PRODUCTION)
     assert not warehouse.create_schema()
 
@@ -80,13 +102,13 @@ def test_creating_again_keeps_the_rows(warehouse: Warehouse) -> None:
     assert content(warehouse) == before
 
 
-def test_another_connection_sees_what_was_created(reopen: Opener) -> None:
+def test_another_connection_sees_a_new_table(reopen: Opener) -> None:
     assert reopen().create(PRODUCTION)
     assert not reopen().create(PRODUCTION)
     assert content(reopen()) == []
 
 
-def test_the_full_name_ends_in_schema_and_table(warehouse: Warehouse) -> None:
+def test_full_name_ends_with_schema_and_table(warehouse: Warehouse) -> None:
     assert warehouse.full_name(PRODUCTION).split(".")[-2:] == ["maang", "daily_stock_prices"]
 
 
@@ -111,7 +133,7 @@ def test_the_full_name_ends_in_schema_and_table(warehouse: Warehouse) -> None:
                 "transactions is BIGINT, INTEGER expected",
                 "note is required but not maang's: make it nullable",
             ],
-            id="all-at-once",
+            id="several",
         ),
         pytest.param(
             variant(CUMULATIVE, last_7_days_open="ARRAY<DECIMAL(12,2)>", last_7_days_volume="BIGINT"),
@@ -126,13 +148,13 @@ def test_the_full_name_ends_in_schema_and_table(warehouse: Warehouse) -> None:
         ),
     ],
 )
-def test_a_table_of_another_shape_is_refused_with_every_difference(warehouse: Warehouse, found: Table, lines: list[str]) -> None:
+def test_table_with_other_columns_is_refused_with_every_difference(warehouse: Warehouse, found: Table, lines: list[str]) -> None:
     wanted = PRODUCTION if found.name == PRODUCTION.name else CUMULATIVE
     warehouse.create(found)
     warehouse.stage(STAGING, staged([bar("META", TUESDAY)]))
     verbs: list[Callable[[], object]] = [
         lambda: warehouse.create(wanted),
-        lambda: warehouse.replace(wanted, PUBLISH, ["META"], [TUESDAY]),
+        lambda: warehouse.replace(wanted, PUBLISH, [TUESDAY]),
     ]
     for verb in verbs:
         with pytest.raises(TableMismatch) as caught:
@@ -144,16 +166,16 @@ def test_a_table_of_another_shape_is_refused_with_every_difference(warehouse: Wa
     assert content(warehouse, found) == []
 
 
-def test_extra_nullable_columns_are_left_alone(warehouse: Warehouse) -> None:
+def test_extra_nullable_columns_keep_their_values(warehouse: Warehouse) -> None:
     extras = (Column("note", "STRING", "A user's own"), Column("score", "DECIMAL(5,1)", "A user's own"))
     wide = wider(PRODUCTION, *extras)
     warehouse.create(wide)
     assert not warehouse.create(PRODUCTION)
-    rows = [bar("AAPL", TUESDAY), bar("META", TUESDAY), bar("NFLX", TUESDAY), bar("OTHER", TUESDAY)]
-    warehouse.stage(STAGING, staged(rows))
-    own = "'of ' || ticker AS note, CAST(7.5 AS DECIMAL(5,1)) AS score"
-    noted = Query(f"SELECT published.*, {own} FROM ({PUBLISH.text}) AS published", PUBLISH.reads)
-    warehouse.replace(wide, noted, ["AAPL", "META", "NFLX", "OTHER"], [TUESDAY])
+    tickers = ("AAPL", "META", "NFLX", "OTHER")
+    warehouse.stage(STAGING, staged(bar(ticker, TUESDAY) for ticker in tickers))
+    own = "'note on ' || ticker AS note, CAST(7.5 AS DECIMAL(5,1)) AS score"
+    noted = Query(f"SELECT published.*, {own} FROM ({PUBLISH.text}) AS published", PUBLISH.reads, tickers)
+    warehouse.replace(wide, noted, [TUESDAY])
 
     changed = bar("META", TUESDAY, close=Decimal("10.80"))
     done = publish(warehouse, bar("AAPL", TUESDAY), changed, bar("GOOGL", TUESDAY), tickers=["AAPL", "GOOGL", "META", "NFLX"])
@@ -161,10 +183,10 @@ def test_extra_nullable_columns_are_left_alone(warehouse: Warehouse) -> None:
     assert counts(done) == (1, 1, 1, 1)
     noted_now = {row["ticker"]: (row["close"], row["note"], row["score"]) for row in content(warehouse, wide)}
     assert noted_now == {
-        "AAPL": (Decimal("10.75"), "of AAPL", Decimal("7.5")),
+        "AAPL": (Decimal("10.75"), "note on AAPL", Decimal("7.5")),
         "GOOGL": (Decimal("10.75"), None, None),
-        "META": (Decimal("10.80"), "of META", Decimal("7.5")),
-        "OTHER": (Decimal("10.75"), "of OTHER", Decimal("7.5")),
+        "META": (Decimal("10.80"), "note on META", Decimal("7.5")),
+        "OTHER": (Decimal("10.75"), "note on OTHER", Decimal("7.5")),
     }
 
 
@@ -180,7 +202,7 @@ def test_staged_rows_are_the_only_content(warehouse: Warehouse, number: int) -> 
 
 
 @pytest.mark.parametrize(("first", "second"), [(3, 1), (1, 3), (2, 0), (0, 2)])
-def test_staging_again_leaves_the_second_content_only(reopen: Opener, first: int, second: int) -> None:
+def test_staging_again_replaces_the_content(reopen: Opener, first: int, second: int) -> None:
     warehouse = reopen()
     warehouse.stage(STAGING, staged(bar(f"A{n}", MONDAY) for n in range(first)))
     rows = [bar(f"B{n}", TUESDAY) for n in range(second)]
@@ -189,14 +211,14 @@ def test_staging_again_leaves_the_second_content_only(reopen: Opener, first: int
     assert content(reopen(), STAGING) == rows
 
 
-def test_a_staging_table_of_another_shape_is_replaced(warehouse: Warehouse) -> None:
+def test_staging_table_with_other_columns_is_replaced(warehouse: Warehouse) -> None:
     warehouse.create(variant(STAGING, close=None, open="DECIMAL(10,2)"))
     rows = [bar("META", TUESDAY)]
     warehouse.stage(STAGING, staged(rows))
     assert content(warehouse, STAGING) == rows
 
 
-def test_staging_tables_of_different_requests_do_not_touch_each_other(warehouse: Warehouse) -> None:
+def test_staging_tables_of_two_requests_are_independent(warehouse: Warehouse) -> None:
     one, other = staging(["META"], [TUESDAY]), staging(["AAPL"], [TUESDAY])
     warehouse.stage(one, staged([bar("META", TUESDAY)]))
     warehouse.stage(other, staged([bar("AAPL", TUESDAY)]))
@@ -207,18 +229,18 @@ def test_staging_tables_of_different_requests_do_not_touch_each_other(warehouse:
 @pytest.mark.parametrize(
     "row",
     [
-        pytest.param(dict.fromkeys(column.name for column in STAGED_COLUMNS[1:]), id="nothing-but-null"),
+        pytest.param(dict.fromkeys(column.name for column in STAGING_COLUMNS[1:]), id="only-nulls"),
         pytest.param(bar("A", TUESDAY, open=Decimal(WIDE), high=Decimal(f"-{WIDE}"), low=Decimal("-0.01")), id="prices"),
         pytest.param(bar("A", TUESDAY, volume=Decimal("9" * 38), transactions=Decimal("-" + "9" * 38)), id="whole-numbers"),
     ],
 )
-def test_whatever_is_staged_comes_back(warehouse: Warehouse, row: Row) -> None:
+def test_staged_values_are_kept_exactly(warehouse: Warehouse, row: Row) -> None:
     rows = [bar("META", MONDAY), row]
     warehouse.stage(STAGING, staged(rows))
     assert content(warehouse, STAGING) == rows
 
 
-def test_text_is_kept_to_the_letter(warehouse: Warehouse) -> None:
+def test_staged_text_is_kept_exactly(warehouse: Warehouse) -> None:
     texts = [*STRANGE_TEXTS, "back\\slash", "{staging}", "x" * 5000]
     warehouse.stage(STAGING, staged(bar(text, TUESDAY) for text in texts))
     found = warehouse.query(Query("SELECT ticker FROM {it}", {"it": Read(STAGING)}))["ticker"].to_pylist()
@@ -228,20 +250,20 @@ def test_text_is_kept_to_the_letter(warehouse: Warehouse) -> None:
 # query
 
 
-def test_a_query_keeps_its_order_and_its_names(warehouse: Warehouse) -> None:
+def test_query_keeps_its_order_and_column_names(warehouse: Warehouse) -> None:
     warehouse.stage(STAGING, staged(bar(f"T{n}", TUESDAY, volume=Decimal(n)) for n in range(5)))
     found = warehouse.query(Query("SELECT ticker AS name, volume FROM {it} ORDER BY volume DESC", {"it": Read(STAGING)}))
     assert found.column_names == ["name", "volume"]
     assert found["volume"].to_pylist() == [4, 3, 2, 1, 0]
 
 
-def test_a_query_on_no_rows_has_its_columns(warehouse: Warehouse) -> None:
+def test_query_without_rows_has_its_columns(warehouse: Warehouse) -> None:
     warehouse.create(PRODUCTION)
     found = warehouse.query(Query("SELECT ticker, close FROM {it}", {"it": Read(PRODUCTION)}))
     assert (found.num_rows, found.column_names) == (0, ["ticker", "close"])
 
 
-def test_a_query_may_read_one_table_twice_and_several_at_once(warehouse: Warehouse) -> None:
+def test_query_may_read_one_table_twice_and_several_tables(warehouse: Warehouse) -> None:
     warehouse.create(PRODUCTION)
     publish(warehouse, bar("META", MONDAY), bar("META", TUESDAY))
     text = (
@@ -254,9 +276,9 @@ def test_a_query_may_read_one_table_twice_and_several_at_once(warehouse: Warehou
 
 
 @pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("schema_is_there", [True, False])
-def test_a_query_on_a_missing_table_says_which(warehouse: Warehouse, table: Table, *, schema_is_there: bool) -> None:
-    if schema_is_there:
+@pytest.mark.parametrize("schema_exists", [True, False])
+def test_query_on_a_missing_table_names_it(warehouse: Warehouse, table: Table, *, schema_exists: bool) -> None:
+    if schema_exists:
         warehouse.create_schema()
     for _ in range(2):
         with pytest.raises(TableMissing) as caught:
@@ -264,12 +286,33 @@ def test_a_query_on_a_missing_table_says_which(warehouse: Warehouse, table: Tabl
         assert caught.value.table == table
 
 
-def test_a_table_can_be_read_as_it_was(warehouse: Warehouse) -> None:
+def test_query_finds_the_requested_tickers_among_11000(warehouse: Warehouse) -> None:
+    """Stored: every thousandth requested ticker, and tickers that differ from requested ones only in case or punctuation."""
+    requested = MANY_TICKERS[::1000]
+    others = [*(ticker.swapcase() for ticker in requested), *(ticker[:-2] + ticker[-1] for ticker in requested), "OTHER"]
+    assert not set(others) & set(MANY_TICKERS)
+    warehouse.stage(STAGING, staged(bar(ticker, TUESDAY) for ticker in (*requested, *others)))
+    found = "SELECT ticker FROM {it} WHERE ticker IN (SELECT ticker FROM {tickers}) ORDER BY ticker"
+    missing = "SELECT t.ticker FROM {tickers} AS t WHERE t.ticker NOT IN (SELECT ticker FROM {it})"
+    reads = {"it": Read(STAGING)}
+    assert warehouse.query(Query(found, reads, MANY_TICKERS))["ticker"].to_pylist() == sorted(requested)
+    rest = warehouse.query(Query(missing, reads, MANY_TICKERS))["ticker"].to_pylist()
+    assert sorted(rest) == sorted(set(MANY_TICKERS) - set(requested))
+
+
+@pytest.mark.parametrize("tickers", [(), ("META",), tuple(STRANGE_TEXTS)], ids=["none", "one", "strange"])
+def test_tickers_placeholder_holds_the_requested_tickers(warehouse: Warehouse, tickers: tuple[str, ...]) -> None:
+    rows = warehouse.query(Query("SELECT * FROM {tickers}", tickers=tickers))
+    assert rows.column_names == ["ticker"]
+    assert sorted(rows["ticker"].to_pylist()) == sorted(tickers)
+
+
+def test_table_can_be_read_as_of_an_earlier_time(warehouse: Warehouse) -> None:
     warehouse.create(PRODUCTION)
     past = []
     for close in ("10.70", "10.80", "10.90"):
         publish(warehouse, bar("META", TUESDAY, close=Decimal(close)))
-        time.sleep(0.01)  # snapshots are told apart by the millisecond
+        time.sleep(0.01)  # snapshots of one millisecond can't be distinguished
         past.append((datetime.now(UTC), content(warehouse)))
         time.sleep(0.01)
     assert len({str(rows) for _, rows in past}) == 3
@@ -279,7 +322,7 @@ def test_a_table_can_be_read_as_it_was(warehouse: Warehouse) -> None:
 
 
 @pytest.mark.parametrize("published", [True, False])
-def test_a_time_before_the_history_is_a_settings_error(warehouse: Warehouse, *, published: bool) -> None:
+def test_as_of_before_the_history_is_a_settings_error(warehouse: Warehouse, *, published: bool) -> None:
     long_ago = datetime.now(UTC) - timedelta(days=400)
     warehouse.create(PRODUCTION)
     if published:
@@ -295,12 +338,12 @@ def test_a_time_before_the_history_is_a_settings_error(warehouse: Warehouse, *, 
 
 @pytest.fixture
 def production(warehouse: Warehouse) -> Warehouse:
-    """A warehouse with production, which is empty."""
+    """A warehouse with an empty production."""
     warehouse.create(PRODUCTION)
     return warehouse
 
 
-def test_new_rows_are_inserted_with_a_stamp(production: Warehouse) -> None:
+def test_new_rows_get_a_stamp(production: Warehouse) -> None:
     before = datetime.now(UTC)
     done = publish(production, bar("AAPL", TUESDAY), bar("META", TUESDAY))
     assert counts(done) == (2, 0, 0, 0)
@@ -314,7 +357,7 @@ def test_new_rows_are_inserted_with_a_stamp(production: Warehouse) -> None:
         assert before <= stamp <= datetime.now(UTC)
 
 
-def test_the_same_rows_again_change_nothing(reopen: Opener) -> None:
+def test_publishing_the_same_rows_again_changes_nothing(reopen: Opener) -> None:
     reopen().create(PRODUCTION)
     rows = [bar("AAPL", TUESDAY, vwap=None), bar("META", TUESDAY, transactions=None), bar("META", WEDNESDAY)]
     publish(reopen(), *rows)
@@ -335,7 +378,7 @@ def test_the_same_rows_again_change_nothing(reopen: Opener) -> None:
         pytest.param({"transactions": Decimal(42)}, {"transactions": None}, id="value-to-null"),
     ],
 )
-def test_a_changed_row_gets_a_new_stamp_and_its_neighbour_keeps_its_own(production: Warehouse, old: Row, new: Row) -> None:
+def test_only_a_changed_row_gets_a_new_stamp(production: Warehouse, old: Row, new: Row) -> None:
     publish(production, bar("AAPL", TUESDAY), bar("META", TUESDAY) | old)
     aapl, meta = content(production)
     assert counts(publish(production, bar("AAPL", TUESDAY), bar("META", TUESDAY) | new)) == (0, 1, 0, 1)
@@ -345,7 +388,7 @@ def test_a_changed_row_gets_a_new_stamp_and_its_neighbour_keeps_its_own(producti
     assert str(meta_now["insertion_timestamp"]) > str(meta["insertion_timestamp"])
 
 
-def test_every_fate_at_once_is_counted(production: Warehouse) -> None:
+def test_replace_counts_every_outcome(production: Warehouse) -> None:
     publish(production, bar("A", TUESDAY), bar("B", TUESDAY), bar("C", TUESDAY), bar("D", TUESDAY))
     new = [bar("A", TUESDAY), bar("B", TUESDAY, close=Decimal("10.80")), bar("E", TUESDAY), bar("F", TUESDAY)]
     done = publish(production, *new, tickers=list("ABCDEF"))
@@ -353,7 +396,7 @@ def test_every_fate_at_once_is_counted(production: Warehouse) -> None:
     assert without_stamp(content(production)) == new
 
 
-def test_rows_of_other_tickers_and_other_sessions_stay(production: Warehouse) -> None:
+def test_rows_of_other_tickers_and_sessions_stay(production: Warehouse) -> None:
     others = [bar("META", MONDAY), bar("OTHER", TUESDAY), bar("META", WEDNESDAY)]
     publish(production, bar("META", TUESDAY), *others)
     before = {(row["date"], row["ticker"]): row for row in content(production)}
@@ -364,7 +407,7 @@ def test_rows_of_other_tickers_and_other_sessions_stay(production: Warehouse) ->
     assert after[TUESDAY, "META"]["close"] == Decimal("10.80")
 
 
-def test_a_ticker_that_others_share_a_session_with_is_inserted_beside_them(production: Warehouse) -> None:
+def test_new_ticker_is_inserted_beside_stored_ones(production: Warehouse) -> None:
     publish(production, bar("META", TUESDAY))
     before = content(production)
     assert counts(publish(production, bar("AAPL", TUESDAY))) == (1, 0, 0, 0)
@@ -372,7 +415,7 @@ def test_a_ticker_that_others_share_a_session_with_is_inserted_beside_them(produ
 
 
 @pytest.mark.parametrize("sessions", [[TUESDAY], [MONDAY, TUESDAY]])
-def test_no_rows_clear_those_tickers_on_those_sessions(production: Warehouse, sessions: list[date]) -> None:
+def test_empty_staging_clears_the_tickers_on_the_sessions(production: Warehouse, sessions: list[date]) -> None:
     publish(production, *(bar(ticker, day) for ticker in ("AAPL", "META", "OTHER") for day in (MONDAY, TUESDAY)))
     done = publish(production, tickers=["AAPL", "META"], sessions=sessions)
     assert counts(done) == (0, 0, 2 * len(sessions), 0)
@@ -382,13 +425,13 @@ def test_no_rows_clear_those_tickers_on_those_sessions(production: Warehouse, se
     assert counts(publish(production, tickers=["AAPL", "META"], sessions=sessions)) == (0, 0, 0, 0)
 
 
-def test_no_rows_in_the_place_of_no_rows_change_nothing(production: Warehouse) -> None:
+def test_empty_staging_and_empty_production_change_nothing(production: Warehouse) -> None:
     done = publish(production, tickers=["META"], sessions=[TUESDAY])
     assert (counts(done), done.changed) == ((0, 0, 0, 0), False)
     assert content(production) == []
 
 
-def test_several_sessions_are_replaced_at_once(production: Warehouse) -> None:
+def test_several_sessions_are_replaced(production: Warehouse) -> None:
     days = (MONDAY, TUESDAY, WEDNESDAY)
     publish(production, *(bar(ticker, day) for day in days for ticker in ("AAPL", "META")))
     before = content(production)
@@ -405,8 +448,8 @@ def test_several_sessions_are_replaced_at_once(production: Warehouse) -> None:
     assert after[4] == before[4]
 
 
-def test_eleven_thousand_rows_are_replaced(production: Warehouse) -> None:
-    rows = [bar(f"T{n:05}", TUESDAY, volume=Decimal(n + 1)) for n in range(11_000)]
+def test_11000_rows_are_replaced(production: Warehouse) -> None:
+    rows = [bar(ticker, TUESDAY, volume=Decimal(n + 1)) for n, ticker in enumerate(sorted(MANY_TICKERS))]
     assert counts(publish(production, *rows)) == (11_000, 0, 0, 0)
     before = content(production)
     assert without_stamp(before) == rows
@@ -416,7 +459,7 @@ def test_eleven_thousand_rows_are_replaced(production: Warehouse) -> None:
     assert [n for n in range(11_000) if after[n] != before[n]] == [7]
 
 
-def test_a_ticker_is_only_text(production: Warehouse) -> None:
+def test_ticker_may_be_any_text(production: Warehouse) -> None:
     publish(production, bar("META", TUESDAY), *(bar(text, TUESDAY) for text in STRANGE_TEXTS))
     before = content(production)
     done = publish(production, *(bar(text, TUESDAY) for text in STRANGE_TEXTS))
@@ -427,13 +470,13 @@ def test_a_ticker_is_only_text(production: Warehouse) -> None:
     assert without_stamp(content(production)) == [bar("META", TUESDAY)]
 
 
-def test_tickers_that_differ_in_case_are_different(production: Warehouse) -> None:
+def test_ticker_case_matters(production: Warehouse) -> None:
     publish(production, bar("BACPA", TUESDAY), bar("BACpA", TUESDAY))
     assert counts(publish(production, bar("BACpA", TUESDAY, close=Decimal("10.80")))) == (0, 1, 0, 0)
     assert [row["close"] for row in content(production)] == [Decimal("10.75"), Decimal("10.80")]
 
 
-def test_the_bounds_of_the_columns_can_be_published(production: Warehouse) -> None:
+def test_extreme_values_of_each_column_can_be_published(production: Warehouse) -> None:
     price = Decimal("99999999.99")
     least = bar("LEAST", TUESDAY, open=-price, vwap=-price, volume=Decimal(-(2**63)), transactions=Decimal(-(2**31)))
     most = bar("MOST", TUESDAY, open=price, vwap=price, volume=Decimal(2**63 - 1), transactions=Decimal(2**31 - 1))
@@ -445,21 +488,24 @@ def test_the_bounds_of_the_columns_can_be_published(production: Warehouse) -> No
 
 
 def windows(opens: Sequence[str], volatility: str) -> Query:
-    """One row of the cumulative table; its arrays hold `opens`."""
+    """META's row of the cumulative table on Tuesday; its arrays hold `opens`."""
     elements = " UNION ALL ".join(f"SELECT {n} AS n, CAST({text} AS DECIMAL(10,2)) AS v" for n, text in enumerate(opens))
     arrays = ", ".join(f"array_agg(v) OVER w AS last_7_days_{name}" for name in ("open", "high", "low", "close"))
-    return Query(f"""SELECT DISTINCT 'META' AS ticker, DATE '{TUESDAY}' AS date, {arrays},
+    return Query(
+        f"""SELECT DISTINCT 'META' AS ticker, DATE '{TUESDAY}' AS date, {arrays},
   array_agg(CAST(9223372036854775807 AS BIGINT)) OVER w AS last_7_days_volume,
   CAST(9999999999999.99 AS DECIMAL(15,2)) AS avg_7_day_volume, CAST({volatility} AS DECIMAL(10,4)) AS volatility_7_day
 FROM ({elements}) AS e
-WINDOW w AS (ORDER BY n ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)""")
+WINDOW w AS (ORDER BY n ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)""",
+        tickers=("META",),
+    )
 
 
-def test_arrays_are_compared_by_their_elements(warehouse: Warehouse) -> None:
+def test_arrays_are_compared_element_by_element(warehouse: Warehouse) -> None:
     warehouse.create(CUMULATIVE)
 
     def replaced(*opens: str, volatility: str = "NULL") -> tuple[int, int, int, int]:
-        return counts(warehouse.replace(CUMULATIVE, windows(opens, volatility), ["META"], [TUESDAY]))
+        return counts(warehouse.replace(CUMULATIVE, windows(opens, volatility), [TUESDAY]))
 
     assert replaced("1", "2") == (1, 0, 0, 0)
     before = content(warehouse, CUMULATIVE)
@@ -471,66 +517,76 @@ def test_arrays_are_compared_by_their_elements(warehouse: Warehouse) -> None:
     assert replaced("2", "3", volatility="999999.9999") == (0, 1, 0, 0)
     assert replaced("2", "3", volatility="999999.9999") == (0, 0, 0, 1)
     (row,) = content(warehouse, CUMULATIVE)
-    assert row["last_7_days_close"] == [Decimal("2.00"), Decimal("3.00")]  # never NULL: array_agg leaves it out in Spark
+    assert row["last_7_days_close"] == [Decimal("2.00"), Decimal("3.00")]  # without NULLs, which Spark's array_agg omits
     assert row["last_7_days_volume"] == [2**63 - 1] * 2
     assert (row["avg_7_day_volume"], row["volatility_7_day"]) == (Decimal("9999999999999.99"), Decimal("999999.9999"))
 
 
-def no_price(hole: str) -> Query:
-    return Query(f"SELECT ticker FROM {{{hole}}} WHERE close IS NULL", {hole: Read(STAGING)})
+def no_price(placeholder: str) -> Query:
+    """The staged tickers without a close."""
+    return Query(f"SELECT ticker FROM {{{placeholder}}} WHERE close IS NULL", {placeholder: Read(STAGING)})
 
 
-@pytest.mark.parametrize("hole", ["staging", "under_another_name"])
-def test_rows_in_unless_forbid_the_replace(production: Warehouse, hole: str) -> None:
+@pytest.mark.parametrize("placeholder", ["staging", "another_name"])
+def test_rows_in_refuse_if_refuse_the_replace(production: Warehouse, placeholder: str) -> None:
     publish(production, bar("META", TUESDAY))
     before = content(production)
     for _ in range(2):
-        with pytest.raises(Forbidden):
-            publish(production, bar("META", TUESDAY, close=None), bar("NEW", TUESDAY), unless=no_price(hole))
+        with pytest.raises(GateFailed):
+            publish(production, bar("META", TUESDAY, close=None), bar("NEW", TUESDAY), refuse_if=no_price(placeholder))
     assert content(production) == before
 
 
-def test_no_rows_in_unless_let_it_pass(production: Warehouse) -> None:
-    done = publish(production, bar("META", TUESDAY, vwap=None), unless=no_price("staging"))
+def test_replace_passes_if_refuse_if_has_no_rows(production: Warehouse) -> None:
+    done = publish(production, bar("META", TUESDAY, vwap=None), refuse_if=no_price("staging"))
     assert counts(done) == (1, 0, 0, 0)
 
 
-def test_unless_is_asked_when_staging_is_empty(production: Warehouse) -> None:
+def test_refuse_if_sees_the_requested_tickers(production: Warehouse) -> None:
+    text = "SELECT ticker FROM {tickers} WHERE ticker NOT IN (SELECT ticker FROM {staging})"
+    missing = Query(text, {"staging": Read(STAGING)})
+    with pytest.raises(GateFailed):
+        publish(production, bar("META", TUESDAY), tickers=["AAPL", "META"], refuse_if=missing)
+    assert content(production) == []
+    assert counts(publish(production, bar("META", TUESDAY), tickers=["META"], refuse_if=missing)) == (1, 0, 0, 0)
+
+
+def test_refuse_if_is_evaluated_if_staging_is_empty(production: Warehouse) -> None:
     publish(production, bar("META", TUESDAY))
     before = content(production)
     empty = Query("SELECT count(*) AS number FROM {staging} HAVING count(*) = 0", {"staging": Read(STAGING)})
-    with pytest.raises(Forbidden):
-        publish(production, tickers=["META"], sessions=[TUESDAY], unless=empty)
+    with pytest.raises(GateFailed):
+        publish(production, tickers=["META"], sessions=[TUESDAY], refuse_if=empty)
     assert content(production) == before
 
 
-def test_a_replace_of_a_missing_table_says_which(warehouse: Warehouse) -> None:
+def test_replace_in_a_missing_table_names_it(warehouse: Warehouse) -> None:
     warehouse.stage(STAGING, staged([bar("META", TUESDAY)]))
     with pytest.raises(TableMissing) as caught:
-        warehouse.replace(PRODUCTION, PUBLISH, ["META"], [TUESDAY])
+        warehouse.replace(PRODUCTION, PUBLISH, [TUESDAY])
     assert caught.value.table == PRODUCTION
     with pytest.raises(TableMissing):
         content(warehouse)
 
 
-@pytest.mark.parametrize("where", ["query", "unless"])
-def test_a_replace_from_a_missing_table_says_which(production: Warehouse, where: str) -> None:
+@pytest.mark.parametrize("reader", ["query", "refuse_if"])
+def test_replace_from_a_missing_table_names_it(production: Warehouse, reader: str) -> None:
     publish(production, bar("META", TUESDAY))
     before = content(production)
     missing = staging(["META"], [WEDNESDAY])
-    query = Query(PUBLISH.text, {"staging": Read(missing if where == "query" else STAGING)})
-    unless = Query("SELECT ticker FROM {it}", {"it": Read(missing)}) if where == "unless" else None
+    query = replace(PUBLISH, reads={"staging": Read(missing if reader == "query" else STAGING)})
+    refuse_if = Query("SELECT ticker FROM {it}", {"it": Read(missing)}) if reader == "refuse_if" else None
     with pytest.raises(TableMissing) as caught:
-        production.replace(PRODUCTION, query, ["META"], [TUESDAY], unless)
+        production.replace(PRODUCTION, query, [TUESDAY], refuse_if)
     assert caught.value.table == missing
     assert content(production) == before
 
 
-# drop, close
+# drop, maintain, cancel, close
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_table_is_dropped_once_and_can_be_made_anew(warehouse: Warehouse, table: Table) -> None:
+def test_table_is_dropped_once_and_can_be_created_again(warehouse: Warehouse, table: Table) -> None:
     assert not warehouse.drop(table)
     warehouse.create(table)
     assert warehouse.drop(table)
@@ -541,7 +597,7 @@ def test_a_table_is_dropped_once_and_can_be_made_anew(warehouse: Warehouse, tabl
     assert content(warehouse, table) == []
 
 
-def test_a_dropped_staging_table_does_not_come_back_with_its_rows(production: Warehouse) -> None:
+def test_dropped_staging_table_comes_back_without_its_rows(production: Warehouse) -> None:
     publish(production, bar("META", TUESDAY), bar("AAPL", TUESDAY))
     published = content(production)
     production.drop(STAGING)
@@ -550,7 +606,25 @@ def test_a_dropped_staging_table_does_not_come_back_with_its_rows(production: Wa
     assert content(production) == published
 
 
-def test_what_is_written_outlives_the_connection(reopen: Opener) -> None:
+def test_maintain_keeps_every_row(production: Warehouse) -> None:
+    publish(production, bar("AAPL", TUESDAY), bar("META", TUESDAY))
+    publish(production, bar("META", TUESDAY, close=Decimal("10.80")))
+    before = {table.name: content(production, table) for table in (PRODUCTION, STAGING)}
+    done = production.maintain()
+    assert done is None or [each.table for each in done] == [production.full_name(table) for table in (PRODUCTION, STAGING)]
+    assert {table.name: content(production, table) for table in (PRODUCTION, STAGING)} == before
+
+
+def test_cancel_without_a_running_statement_does_nothing(production: Warehouse) -> None:
+    """A signal may arrive at any moment, and another thread calls `cancel`."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(production.cancel).result()
+        publish(production, bar("META", TUESDAY))
+        pool.submit(production.cancel).result()
+    assert without_stamp(content(production)) == [bar("META", TUESDAY)]
+
+
+def test_written_rows_outlive_the_connection(reopen: Opener) -> None:
     first = reopen()
     first.create(PRODUCTION)
     publish(first, bar("META", TUESDAY))
@@ -559,11 +633,11 @@ def test_what_is_written_outlives_the_connection(reopen: Opener) -> None:
     assert content(reopen()) == rows
 
 
-# several at once
+# writers at the same time
 
 
-def at_once(reopen: Opener, *works: Callable[[Warehouse], object]) -> None:
-    """Each piece of work on a connection of its own, all at once; one that lost to the others is done again."""
+def at_the_same_time(reopen: Opener, *works: Callable[[Warehouse], object]) -> None:
+    """Do each piece of work on its own connection, all at the same time. Work that loses its commit is done again."""
     together = threading.Barrier(len(works))
 
     def run(work: Callable[[Warehouse], object], warehouse: Warehouse) -> None:
@@ -582,47 +656,47 @@ def at_once(reopen: Opener, *works: Callable[[Warehouse], object]) -> None:
 
 
 def publishing(name: str, *rows: Row) -> Callable[[Warehouse], object]:
-    """Publish rows three times through a staging table of its own."""
+    """Work that publishes rows three times, through a staging table of its own."""
     table = replace(STAGING, name=f"{STAGING.name}_{name}")
     return lambda warehouse: [publish(warehouse, *rows, through=table) for _ in range(3)]
 
 
-def test_different_sessions_at_once_are_all_published(reopen: Opener) -> None:
+def test_writers_of_different_sessions_all_publish(reopen: Opener) -> None:
     reopen().create(PRODUCTION)
     rows = [bar("META", MONDAY), bar("META", TUESDAY), bar("META", WEDNESDAY)]
-    at_once(reopen, *(publishing(f"{row['date']:%Y%m%d}", row) for row in rows))
+    at_the_same_time(reopen, *(publishing(f"{row['date']:%Y%m%d}", row) for row in rows))
     assert without_stamp(content(reopen())) == rows
 
 
-def test_different_tickers_of_one_session_at_once_are_all_published(reopen: Opener) -> None:
+def test_writers_of_different_tickers_of_one_session_all_publish(reopen: Opener) -> None:
     reopen().create(PRODUCTION)
     rows = [bar("AAPL", TUESDAY), bar("META", TUESDAY), bar("NFLX", TUESDAY)]
-    at_once(reopen, *(publishing(str(row["ticker"]).lower(), row) for row in rows))
+    at_the_same_time(reopen, *(publishing(str(row["ticker"]).lower(), row) for row in rows))
     assert without_stamp(content(reopen())) == rows
 
 
-def test_of_two_that_publish_the_same_rows_one_wins_whole(reopen: Opener) -> None:
+def test_of_two_writers_of_the_same_rows_one_wins_completely(reopen: Opener) -> None:
     reopen().create(PRODUCTION)
     versions = [[bar(ticker, TUESDAY, close=Decimal(close)) for ticker in ("AAPL", "META")] for close in ("10.60", "10.70")]
-    at_once(reopen, *(publishing(f"version_{n}", *rows) for n, rows in enumerate(versions)))
+    at_the_same_time(reopen, *(publishing(f"version_{n}", *rows) for n, rows in enumerate(versions)))
     assert without_stamp(content(reopen())) in versions
 
 
-def test_a_schema_created_by_several_at_once_is_there(reopen: Opener) -> None:
-    at_once(reopen, *[lambda warehouse: warehouse.create_schema()] * 3)
+def test_several_writers_create_one_schema(reopen: Opener) -> None:
+    at_the_same_time(reopen, *[lambda warehouse: warehouse.create_schema()] * 3)
     assert not reopen().create_schema()
 
 
-def test_a_table_created_by_several_at_once_is_there(reopen: Opener) -> None:
-    at_once(reopen, *[lambda warehouse: warehouse.create(PRODUCTION)] * 3)
+def test_several_writers_create_one_table(reopen: Opener) -> None:
+    at_the_same_time(reopen, *[lambda warehouse: warehouse.create(PRODUCTION)] * 3)
     assert content(reopen()) == []
 
 
-def test_a_staging_table_filled_and_dropped_by_several_at_once_ends_well(reopen: Opener) -> None:
+def test_several_writers_stage_and_drop_one_table(reopen: Opener) -> None:
     def work(warehouse: Warehouse) -> None:
         for _ in range(3):
             warehouse.stage(STAGING, staged([bar("META", TUESDAY)]))
             warehouse.drop(STAGING)
 
-    at_once(reopen, work, work)
+    at_the_same_time(reopen, work, work)
     assert not reopen().drop(STAGING)

@@ -1,0 +1,151 @@
+"""What the tests of the command line share: common arguments, real processes, a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date
+from typing import IO, Any
+
+from maang_cli import __version__
+from maang_cli.errors import ExitCode
+from tests.conftest import Outcome
+from tests.polygon_server import KEY, PolygonServer, row
+
+DAY = "2025-10-14"
+SESSION = date.fromisoformat(DAY)
+ON_DAY = ("--date", DAY)
+SAMPLE = ("--source", "sample")
+META = (*ON_DAY, "--tickers", "META")
+PROGRAM = (sys.executable, "-m", "maang_cli")
+PATIENCE = 300
+"""Seconds for a process on a busy machine."""
+CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+"""A terminal's control codes."""
+
+
+def failed(outcome: Outcome, code: int, out: str = "") -> tuple[str, str]:
+    """The message and the hint of a run that exited with `code`: the only two lines on stderr."""
+    assert (outcome.code, outcome.out) == (code, out), outcome
+    lines = outcome.err.splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["error:", "hint:"], outcome.err
+    message, hint = (line.partition(" ")[2] for line in lines)
+    assert message
+    assert hint
+    assert KEY not in outcome.err
+    return message, hint
+
+
+def envelope(outcome: Outcome) -> dict[str, Any]:
+    """The one document of a run with --json, which is all of stdout and agrees with the exit code."""
+    assert outcome.out.endswith("}\n"), outcome
+    found: dict[str, Any] = json.loads(outcome.out)
+    assert list(found)[:6] == ["version", "command", "outcome", "exit_code", "sessions", "result"]
+    assert list(found)[6:] == (["error"] if outcome.code else [])
+    assert (found["version"], found["exit_code"]) == (__version__, outcome.code)
+    assert found["outcome"] == ExitCode(outcome.code).name.lower()
+    if outcome.code:
+        assert list(found["error"]) == ["message", "hint"]
+        assert found["error"]["message"]
+    assert KEY not in outcome.out
+    return found
+
+
+def serve(polygon: PolygonServer, *tickers: str) -> None:
+    """Let the server have plausible bars of these tickers on the session, and no others."""
+    polygon.days[SESSION] = [row(ticker, SESSION) for ticker in tickers]
+
+
+def completed(argv: Sequence[str], *, program: Sequence[str] = PROGRAM, stdout: int | IO[str] = subprocess.PIPE) -> Outcome:
+    """`maang` in a process of its own, to its end."""
+    done = subprocess.run(
+        [*program, *argv],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+        stdin=subprocess.DEVNULL,
+    )
+    return Outcome(done.returncode, done.stdout or "", done.stderr)
+
+
+@contextmanager
+def started(*argv: str, program: Sequence[str] = PROGRAM) -> Iterator[subprocess.Popen[str]]:
+    """`maang` in a process of its own, which is killed at the end if it still runs."""
+    with subprocess.Popen([*program, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Wait for something that the running process does."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def outcome_of(process: subprocess.Popen[str]) -> Outcome:
+    """How a process that is about to end ends."""
+    out, err = process.communicate(timeout=PATIENCE)
+    return Outcome(process.returncode, out, err)
+
+
+class Terminal:
+    """A run on a terminal of its own, which is the process's controlling terminal: what is typed there may be Ctrl-C."""
+
+    def __init__(self, *argv: str, columns: int = 100, program: Sequence[str] = PROGRAM, **env: str) -> None:
+        self._ours, its = pty.openpty()
+        termios.tcsetwinsize(its, (40, columns))
+        kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "TERM")}
+        with_terminal = (
+            f"import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv({sys.executable!r}, sys.argv[1:])"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", with_terminal, *program, *argv],
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            start_new_session=True,
+            env=kept | {"TERM": "xterm-256color"} | env,
+        )
+        os.close(its)
+        self.written = b""
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    def read_until(self, text: str) -> None:
+        """Read what the run writes until it has written this, control codes aside."""
+        while text not in CODES.sub("", self.written.decode(errors="replace")):
+            self.written += os.read(self._ours, 65536)
+
+    def end(self) -> tuple[int, str]:
+        """The exit code, and everything that the run has written."""
+        try:
+            while part := os.read(self._ours, 65536):
+                self.written += part
+        except OSError:
+            """Linux reports the end of the last writer like this."""
+        finally:
+            os.close(self._ours)
+        return self._process.wait(PATIENCE), self.written.decode().replace("\r\n", "\n")
+
+
+def on_terminal(*argv: str, columns: int = 100, typed: str = "", program: Sequence[str] = PROGRAM, **env: str) -> tuple[int, str]:
+    """A run on a terminal, where `typed` waits to be read: its exit code, and everything that it wrote."""
+    terminal = Terminal(*argv, columns=columns, program=program, **env)
+    terminal.type(typed)
+    return terminal.end()

@@ -1,0 +1,115 @@
+"""Results in one line each; the transcripts have most of them."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import pytest
+
+from maang_cli.backfill import BackfillProgress, Batch, Plan
+from maang_cli.checks import FailingRow
+from maang_cli.missing import MissingBars
+from maang_cli.pipeline import Cumulated, Dropped, Initialized, Request
+from maang_cli.render.lines import allowed_missing, bytes_of, cost, line, plural, reused
+from maang_cli.sources.base import Calls
+from maang_cli.warehouses.base import Replaced
+
+DAY, NEXT, AFTER = date(2025, 10, 14), date(2025, 10, 15), date(2025, 10, 16)
+
+
+def plan(calls: int, *, per_minute: int | None = 1, cached: int = 0) -> Plan:
+    """A plan of one session with this many calls, one a ticker."""
+    names = tuple(f"T{number}" for number in range(calls))
+    bars = MissingBars({DAY: frozenset(names)}, {})
+    ranges = dict.fromkeys(names, (DAY, DAY))
+    return Plan(Request(names, (DAY,)), bars, {}, (Batch(names, (DAY,)),), Calls(ranges=ranges, cached=cached), per_minute)
+
+
+def test_plural() -> None:
+    assert [plural(number, "row") for number in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(None, "?"), (0, "0.0 KB"), (99_999, "100.0 KB"), (100_000, "0.1 MB"), (3_400_000, "3.4 MB")]
+)
+def test_size(number: int | None, text: str) -> None:
+    assert bytes_of(number) == text
+
+
+@pytest.mark.parametrize(
+    ("calls", "text"),
+    [
+        (1, "0 s (1 call at 1 a minute)"),
+        (2, "60 s (2 calls at 1 a minute)"),
+        (3, "2 min (3 calls at 1 a minute)"),
+        (90, "89 min (90 calls at 1 a minute)"),
+        (301, "5.0 h (301 calls at 1 a minute)"),
+    ],
+)
+def test_cost_of_a_backfill(calls: int, text: str) -> None:
+    assert cost(plan(calls)) == text
+
+
+def test_pace_that_is_not_known_is_not_shown() -> None:
+    assert line(plan(20, per_minute=None)) == "1 session to fetch, 20 calls, about 20 rows, 2 commits, 2 s"
+
+
+@pytest.mark.parametrize(
+    ("cached", "text"), [(1, "reusing 1 answer from an earlier run"), (4, "reusing 4 answers from an earlier run")]
+)
+def test_cached_answers(cached: int, text: str) -> None:
+    assert reused(plan(2, cached=cached)) == text
+    assert f"2 calls at 1 a minute, {text}, about 2 rows" in line(plan(2, cached=cached))
+
+
+def test_plan_with_nothing_to_do() -> None:
+    nothing = Plan(Request(("META",), (DAY, NEXT)), MissingBars({}, {}), {}, (), Calls(), 1)
+    assert line(nothing) == "nothing to do: 2 sessions complete"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "1 of 2 sessions, 3 rows, 4 of 5 calls"),
+        (89.4, "1 of 2 sessions, 3 rows, 4 of 5 calls, 89 s left"),
+        (90, "1 of 2 sessions, 3 rows, 4 of 5 calls, 2 min left"),
+    ],
+)
+def test_progress_of_a_backfill(seconds: float | None, text: str) -> None:
+    assert line(BackfillProgress(1, 2, 3, 4, 5, seconds)) == text
+
+
+@pytest.mark.parametrize(
+    ("missing", "text"),
+    [
+        ((), "5 windows new, 1 window changed"),
+        (((DAY, 1),), "5 windows new, 1 window changed; some windows are incomplete: no bars for 1 session (2025-10-14)"),
+        (
+            ((DAY, 1), (AFTER, 0)),
+            "5 windows new, 1 window changed; some windows are incomplete: no bars for 2 sessions (2025-10-14 to 2025-10-16)",
+        ),
+    ],
+)
+def test_windows(missing: tuple[tuple[date, int], ...], text: str) -> None:
+    assert line(Cumulated(Replaced("t", inserted=5, updated=1), missing)) == text
+
+
+def test_unchanged_tables_are_reported_as_such() -> None:
+    assert line(Cumulated(Replaced("t", unchanged=2), ())) == "2 windows unchanged"
+    assert line(Cumulated(Replaced("t"), ())) == "no windows"
+
+
+def test_missing_tickers_are_counted_by_session() -> None:
+    rows = [FailingRow("META", DAY, "no bar"), FailingRow("AAPL", DAY, "no bar"), FailingRow("META", NEXT, "no bar")]
+    assert allowed_missing(rows) == "missing, allowed by --allow-missing: META (2 sessions), AAPL"
+    assert allowed_missing([]) == ""
+
+
+def test_some_results_need_no_line() -> None:
+    assert line(Initialized((), ("t",))) == ""
+    assert line(Dropped("t", dropped=True)) == ""
+
+
+def test_result_without_a_line_is_a_bug() -> None:
+    with pytest.raises(TypeError, match="no line for date"):
+        line(DAY)

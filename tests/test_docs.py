@@ -1,0 +1,245 @@
+"""The README and docs/ are true: transcripts, Python examples, generated parts, tables of codes, keys and variables.
+
+UPDATE_GOLDEN=1 writes transcripts and generated parts again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from maang_cli import tables
+from maang_cli.cli.commands import app
+from maang_cli.errors import ExitCode
+from maang_cli.sessions import between
+from maang_cli.settings import Environment
+from maang_cli.sources.sample import SampleSource
+from maang_cli.tables import CUMULATIVE, PRODUCTION, Column
+from tests.conftest import Maang
+from tests.golden_files import freshness, without_sizes
+from tests.polygon_server import PolygonServer, row
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAM = [sys.executable, "-m", "maang_cli"]
+TICKERS = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
+FIELDS = {"o": "open", "h": "high", "l": "low", "c": "close", "vw": "vwap"}
+BAD_DAY = date(2025, 10, 15)
+DATA_FOLDER = "~/.local/share/maang"
+"""Where the transcripts' tables are, on Linux."""
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def approve(page: Path, text: str) -> None:
+    """The page is `text`, apart from sizes on disk."""
+    if os.environ.get("UPDATE_GOLDEN"):
+        page.write_text(text, "utf-8")
+    else:
+        assert without_sizes(page.read_text("utf-8")) == without_sizes(text)
+
+
+# Transcripts
+
+
+def transcript(block: str, home: Path) -> str:
+    """The block with each command's output as it is now."""
+    lines: list[str] = []
+    for command in re.findall(r"^\$ (maang .*)$", block, re.MULTILINE):
+        argv = [*PROGRAM, *shlex.split(command)[1:]]
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False)
+        printed = freshness(done.stdout).replace(str(home), DATA_FOLDER)
+        text = "\n".join(line.rstrip() for line in printed.splitlines())
+        lines.append(f"$ {command}\n{text}\n" + (f"$ echo $?\n{done.returncode}\n" if done.returncode else ""))
+    return "\n".join(lines)
+
+
+def day(session: date) -> list[dict[str, object]]:
+    """The vendor's answer for a session, with made-up bars."""
+    bars = SampleSource().bars(TICKERS, [session]).to_pylist()
+    return [row(bar["ticker"], session, **{key: float(bar[name]) for key, name in FIELDS.items()}) for bar in bars]
+
+
+def bad_day() -> list[dict[str, object]]:
+    """A day without NFLX, on which META's high is below its low."""
+    rows = [bar for bar in day(BAD_DAY) if bar["T"] != "NFLX"]
+    rows[0]["h"] = 300.25
+    return rows
+
+
+@each_page
+def test_transcripts_show_what_maang_prints(page: Path, polygon: PolygonServer, home: Path) -> None:
+    text = printed = page.read_text("utf-8")
+    found = blocks(text, "console")
+    if found:
+        polygon.days = {session: day(session) for session in between(date(2025, 9, 2), date(2025, 10, 14))}
+        polygon.days |= {BAD_DAY: bad_day()}
+    for block in found:
+        printed = printed.replace(f"```console\n{block}```", f"```console\n{transcript(block, home)}```")
+    approve(page, printed)
+
+
+def test_readme_has_transcripts_of_a_good_and_a_refused_day() -> None:
+    good, refused = blocks(README.read_text("utf-8"), "console")
+    assert "7 of 7 checks passed" in good
+    assert refused.endswith("$ echo $?\n3\n")
+
+
+@each_page
+def test_python_examples_run(page: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_HOME", str(home / "airflow"))
+    examples = blocks(page.read_text("utf-8"), "python")
+    if examples:
+        argv = [*PROGRAM, "run-day", "--date", "2025-10-14", "--source", "sample"]
+        subprocess.run(argv, check=True, timeout=120, capture_output=True)
+    for example in examples:
+        done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_examples_show_the_published_rows() -> None:
+    argv = [*PROGRAM, "run-day", "--date", "2025-10-14", "--source", "sample"]
+    subprocess.run(argv, check=True, timeout=120, capture_output=True)
+    printed = []
+    for page in (README, ROOT / "docs/tables.md"):
+        [example] = blocks(page.read_text("utf-8"), "python")
+        printed.append(
+            subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=120, check=True).stdout
+        )
+    assert "META" in printed[0]
+    assert "('META', Decimal('334.17'))" in printed[1]
+    assert printed[1].endswith("5\n")
+
+
+# Generated parts
+
+
+def columns(found: Sequence[Column]) -> str:
+    lines = [f"| `{column.name}` | `{column.type}` | {column.comment} |" for column in found]
+    return "\n".join(["| column | type | meaning |", "|---|---|---|", *lines])
+
+
+def test_tables_page_lists_every_column() -> None:
+    page = ROOT / "docs/tables.md"
+    text = page.read_text("utf-8")
+    parts = {"production": PRODUCTION.columns, "cumulative": CUMULATIVE.columns, "staging": tables.STAGING_COLUMNS}
+    for name, found in parts.items():
+        start = f"<!-- generated: {name} -->\n"
+        assert start in text
+        before, _, rest = text.partition(start)
+        text = f"{before}{start}\n{columns(found)}\n\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+    approve(page, text)
+
+
+def command_names() -> list[str]:
+    return [str(command.name) for command in app.registered_commands]
+
+
+def test_cli_page_is_the_help_of_every_command(maang: Maang, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    parts = ["# Commands", "", "This page is generated from `--help`."]
+    for name in ("", *command_names()):
+        done = maang(*name.split(), "--help")
+        assert (done.code, done.err) == (0, "")
+        assert max(map(len, done.out.splitlines())) <= 100
+        text = "\n".join(line.rstrip() for line in done.out.strip("\n").splitlines())
+        parts += ["", f"## `{f'maang {name}'.strip()}`", "", "```text", text, "```"]
+    approve(ROOT / "docs/cli.md", "\n".join(parts) + "\n")
+
+
+def test_readme_lists_every_command_once() -> None:
+    listed = re.findall(r"^\| `maang ([a-z-]+)` \|", README.read_text("utf-8"), re.MULTILINE)
+    assert listed == command_names()
+
+
+# Tables of codes, keys and variables
+
+
+def table(page: Path, heading: str) -> list[list[str]]:
+    """The rows of the first table whose first column has this heading, cell by cell."""
+    text = page.read_text("utf-8")
+    found = re.search(rf"^\| {heading} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    assert found
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in found[1].splitlines()]
+
+
+def test_exit_codes_page_agrees_with_the_code() -> None:
+    rows = table(ROOT / "docs/exit-codes.md", "code")
+    retries = {True: "yes", False: "no"}
+    assert [cells[:2] for cells in rows] == [[str(int(code)), f"`{code.name.lower()}`"] for code in ExitCode]
+    assert [cells[3] for cells in rows] == [retries[code.worth_a_retry] for code in ExitCode]
+    airflow = {"yes": "retry", "no": "fail immediately"}
+    special = {"0": "success", "99": "skip"}
+    assert [cells[4] for cells in rows] == [special.get(cells[0], airflow[cells[3]]) for cells in rows]
+
+
+def test_readme_lists_every_exit_code() -> None:
+    codes = [number for cells in table(README, "code") for number in cells[0].split(", ")]
+    assert codes == [str(int(code)) for code in ExitCode]
+
+
+def documented_keys(command: str) -> list[str]:
+    text = (ROOT / "docs/json.md").read_text("utf-8")
+    [section] = re.findall(rf"^## `{command}`\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    cells = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    return [key for cell in cells for key in re.findall(r"`(\w+)`", cell)]
+
+
+def test_json_page_lists_the_keys_of_every_result(maang: Maang) -> None:
+    sample = ("--source", "sample", "--json")
+    on_day = ("--date", "2025-10-14", *sample)
+    calls: dict[str, tuple[str, ...]] = dict.fromkeys(
+        ("init-tables", "ingest", "check", "promote", "cumulate", "drop-staging", "run-day", "show"), on_day
+    )
+    calls |= dict.fromkeys(("plan", "backfill", "status"), on_day) | dict.fromkeys(("doctor", "maintain"), sample)
+    assert sorted(calls) == sorted(command_names())
+    envelope = [cells[0].strip("`") for cells in table(ROOT / "docs/json.md", "key")]
+    for name, argv in calls.items():
+        done = maang(name, *argv)
+        assert done.code == 0, done.err
+        assert list(done.result) == documented_keys(name), name
+        assert [*done.document, "error"] == envelope
+
+
+def every_variable(kind: type[Environment] = Environment) -> Iterator[str]:
+    for below in kind.__subclasses__():
+        yield from (str(field.alias) for field in below.model_fields.values())
+        yield from every_variable(below)
+
+
+def test_configuration_page_names_every_variable() -> None:
+    from maang_cli.sources.polygon import settings as _polygon  # noqa: F401 - each declares its variables
+    from maang_cli.warehouses.databricks import settings as _databricks  # noqa: F401
+    from maang_cli.warehouses.local import settings as _local  # noqa: F401
+
+    text = (ROOT / "docs/configuration.md").read_text("utf-8")
+    named = set(re.findall(r"`((?:MAANG|POLYGON|DATABRICKS)_[A-Z_]+)`", text))
+    assert named == set(every_variable())
+
+
+@each_page
+def test_links_and_paths_lead_somewhere(page: Path) -> None:
+    text = page.read_text("utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith(("http", "#"))]
+    assert [link for link in links if link and not (page.parent / link).exists()] == []
+    paths = re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|sql|md|toml)|(?:[\w.-]+/)+)`", text)
+    known = [ROOT, ROOT / "maang_cli", ROOT / "maang_cli/sources", ROOT / "maang_cli/sources/polygon", page.parent]
+    known += [ROOT / "maang_cli/warehouses", ROOT / "maang_cli/warehouses/local"]
+    assert [path for path in paths if not any((folder / path).exists() for folder in known)] == []
+
+
+def test_readme_is_read_in_one_sitting() -> None:
+    assert len(README.read_text("utf-8").splitlines()) <= 150

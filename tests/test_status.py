@@ -1,0 +1,93 @@
+"""`maang status`: what is missing, what is late, and what earlier runs left in staging."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+
+from maang_cli import sessions
+from maang_cli.tables import Column, Table, staging
+from maang_cli.warehouses import WAREHOUSES
+from tests import settings
+from tests.conftest import Maang
+from tests.polygon_server import PolygonServer
+from tests.test_backfill import DAYS, OURS, RANGE, TICKERS, anywhere, market_open, status
+
+__all__ = ["anywhere", "market_open"]
+
+
+def test_status_of_an_empty_warehouse_exits_2_with_a_hint(maang: Maang) -> None:
+    done = maang("status")
+    assert (done.code, done.out) == (2, "")
+    assert "daily_stock_prices is empty\nhint: publish a session first: maang run-day\n" in done.err
+
+
+def test_requested_sessions_of_an_empty_warehouse_are_missing(maang: Maang) -> None:
+    found = status(maang)
+    assert (found["complete"], found["tables"], found["last_session"]) == (False, [], None)
+    assert [each["session"] for each in found["missing"]] == [str(day) for day in DAYS]
+    assert "no sessions yet, last final session " in maang("status", *RANGE, *OURS).out
+
+
+def test_status_without_dates_starts_at_the_first_stored_session(maang: Maang, market_open: PolygonServer) -> None:
+    maang("run-day", "--date", str(DAYS[3]), *OURS)
+    found = maang("status", *OURS, "--json")
+    assert (found.document["sessions"][0], found.result["missing"][0]["session"]) == (str(DAYS[3]), str(DAYS[4]))
+    assert found.document["sessions"][-1] == found.result["last_final"]
+    assert found.result["last_session"] == str(DAYS[3])
+    due = datetime.fromisoformat(found.result["next_due"]).date()
+    assert found.result["next_due_at"] == sessions.final_at(due)
+
+
+def test_missing_bars_are_printed_by_session_and_ticker(maang: Maang, market_open: PolygonServer) -> None:
+    maang("backfill", "--from", str(DAYS[0]), "--to", str(DAYS[3]), *OURS)
+    maang("run-day", "--date", str(DAYS[4]), "--tickers", "META")
+    done = maang("status", "--from", str(DAYS[0]), "--to", str(DAYS[5]), *OURS)
+    assert done.code == 5
+    assert f"missing: {DAYS[4]} (1 session): AAPL, AMZN\n" in done.out
+    assert f"missing: {DAYS[5]} (1 session): AAPL, AMZN, META\n" in done.out
+    assert "error: 2 sessions with missing bars\n" in done.err
+    hint = "fetch and repair them: maang backfill --from 2025-10-01 --to 2025-10-08 --tickers META,AAPL,AMZN"
+    assert f"hint: {hint}\n" in done.err
+
+
+def test_complete_sessions_exit_0(anywhere: str, maang: Maang, market_open: PolygonServer) -> None:
+    maang("backfill", *RANGE, *OURS)
+    done = maang("status", *RANGE, *OURS)
+    assert (done.code, done.err) == (0, "")
+    assert f"complete: {len(DAYS)} sessions from {DAYS[0]} to {DAYS[-1]}\n" in done.out
+
+
+def test_missing_and_stale_windows_are_printed(maang: Maang, market_open: PolygonServer) -> None:
+    maang("init-tables")
+    for step in ("ingest", "promote", "drop-staging"):
+        assert maang(step, "--date", str(DAYS[2]), *OURS).code == 0
+    done = maang("status", "--date", str(DAYS[2]), *OURS)
+    assert done.code == 5
+    assert f"windows missing: 3 ({DAYS[2]})\n" in done.out
+    assert "error: 1 session with missing or stale windows\n" in done.err
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_leftover_staging_is_reported_with_what_it_is(published: bool, maang: Maang, market_open: PolygonServer) -> None:
+    maang("init-tables")
+    maang("ingest", "--date", str(DAYS[0]), *OURS)
+    if published:
+        maang("promote", "--date", str(DAYS[0]), *OURS)
+    [found] = status(maang)["staging"]
+    name = f"maang.{staging(TICKERS, DAYS[:1]).name}"
+    day = str(DAYS[0])
+    assert found == {"table": name, "first": day, "last": day, "rows": len(TICKERS), "published": published}
+    why = "all of it is published" if published else "left by a refused, running or killed run"
+    assert f"staging: {name}, 3 rows; {why}\n" in maang("status", *RANGE, *OURS).out
+
+
+def test_staging_table_with_other_columns_is_listed_as_unpublished(maang: Maang, market_open: PolygonServer) -> None:
+    maang("init-tables")
+    chosen = settings.load()
+    warehouse = WAREHOUSES["local"].open(chosen, "")
+    warehouse.create(Table(staging(TICKERS, DAYS).name, (Column("date", "DATE", "a date"),)))
+    warehouse.close()
+    [found] = status(maang)["staging"]
+    assert (found["rows"], found["published"], found["first"], found["last"]) == (0, False, str(DAYS[0]), str(DAYS[-1]))

@@ -1,0 +1,371 @@
+"""What can go wrong between maang and a SQL warehouse: a retry heals it, or maang exits with 2 or 4 and prints a hint."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from maang_cli.errors import MaangError, WarehouseFailed
+from maang_cli.retries import FAILED_STATEMENT_SECONDS, UNREACHABLE_SECONDS, WAREHOUSE_START_SECONDS
+from maang_cli.warehouses.databricks import settings as databricks_settings
+from maang_cli.warehouses.databricks.connection import Connection
+from tests import settings
+from tests.conftest import Maang
+from tests.warehouses.databricks.conftest import WRONG_SECRET, Init
+from tests.warehouses.databricks.server import (
+    CLIENT_SECRET,
+    HTTP_PATH,
+    POLL_SECONDS,
+    TOKEN,
+    Fault,
+    HttpAnswer,
+    NoEngine,
+    StandIn,
+    wait_until,
+)
+
+REFUSED = "connection refused; gave up after"
+
+
+def test_an_administrator_finds_the_statements(server: StandIn, init: Init) -> None:
+    assert init().code == 0
+    (session,) = server.sessions.values()
+    assert "maang/0.1.0" in session.user_agent
+    assert session.configuration["QUERY_TAGS"] == "application:maang,command:init-tables"
+    assert not session.open
+    assert set(server.paths) == {HTTP_PATH}  # no telemetry, no feature flags
+
+
+# Mistakes that waiting can't fix
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (("DATABRICKS_TOKEN", WRONG_SECRET), "check DATABRICKS_TOKEN"),
+        (("DATABRICKS_HTTP_PATH", "/sql/1.0/warehouses/none"), "check DATABRICKS_HOST and DATABRICKS_HTTP_PATH"),
+    ],
+)
+def test_wrong_setting_exits_2_immediately(
+    wrong: tuple[str, str], hint: str, server: StandIn, init: Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(*wrong)
+    done = init()
+    assert done.code == 2
+    assert f"hint: {hint}" in done.err
+    assert "trying again" not in done.err
+    assert len(server.paths) == 1
+
+
+def test_host_that_redirects_exits_2(server: StandIn, init: Init) -> None:
+    server.script.append(HttpAnswer(303, headers={"Location": "/login.html"}))
+    done = init()
+    assert done.code == 2
+    assert "the host answered with a redirect; it is not a Databricks workspace" in done.err
+    assert "hint: check DATABRICKS_HOST" in done.err
+
+
+def test_warehouse_with_another_protocol_exits_2(server: StandIn, maang_process: Maang) -> None:
+    server.refuse_sessions = "KP001"
+    done = maang_process("init-tables")  # in its own process, because the connector remembers such a warehouse
+    assert done.code == 2
+    assert "hint: set DATABRICKS_HTTP_PATH to a serverless or pro SQL warehouse" in done.err
+
+
+def test_missing_credentials_open_no_browser(server: StandIn, init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABRICKS_TOKEN")
+    done = init()
+    assert done.code == 2
+    assert "set DATABRICKS_TOKEN, or DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET" in done.err
+    assert server.paths == []
+
+
+def test_missing_extra_prints_how_to_install_it(home: Path) -> None:
+    blocked = (
+        "import sys; sys.modules['databricks'] = None; from maang_cli.cli.process import main; sys.exit(main(['init-tables']))"
+    )
+    variables = {"DATABRICKS_HOST": "x.cloud.databricks.com", "DATABRICKS_HTTP_PATH": "/x", "DATABRICKS_TOKEN": TOKEN}
+    done = subprocess.run(
+        [sys.executable, "-c", blocked], env=os.environ | variables, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "error: the driver for Databricks is not installed: no module databricks" in done.stderr
+    assert "hint: install it from a clone of maang: uv run --extra databricks maang .., or pip install" in done.stderr
+
+
+# Retries
+
+
+@pytest.fixture
+def default_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MAANG_WAREHOUSE_WAIT is not set."""
+    monkeypatch.delenv("MAANG_WAREHOUSE_WAIT")
+
+
+@pytest.mark.usefixtures("default_wait")
+@pytest.mark.parametrize(
+    ("answer", "reason", "budget"),
+    [
+        (HttpAnswer(503), "starting, or at capacity (HTTP 503)", WAREHOUSE_START_SECONDS),
+        (HttpAnswer(429), "rate-limited (HTTP 429)", WAREHOUSE_START_SECONDS),
+        (HttpAnswer(502), "HTTP 502", UNREACHABLE_SECONDS),
+        (HttpAnswer(408), "HTTP 408", UNREACHABLE_SECONDS),
+    ],
+)
+def test_http_error_is_retried_within_its_budget(
+    answer: HttpAnswer, reason: str, budget: str | int, server: StandIn, init: Init
+) -> None:
+    server.script.append(answer)
+    done = init()
+    assert done.code == 0, done.err
+    (line,) = (line for line in done.err.splitlines() if "trying again" in line)
+    assert f": {reason}; trying again in" in line
+    assert line.endswith(f" s, for up to {budget} s")
+
+
+@pytest.mark.usefixtures("default_wait")
+def test_failed_statement_is_retried_within_its_budget(server: StandIn, init: Init) -> None:
+    fault = Fault(error="[INTERNAL_ERROR] The node was lost. SQLSTATE: XX000")
+    server.fault = lambda statement: fault if len(server.statements) == 1 else None
+    done = init()
+    assert done.code == 0, done.err
+    assert "The node was lost. SQLSTATE: XX000; trying again in" in done.err
+    assert done.err.count(f" s, for up to {FAILED_STATEMENT_SECONDS} s\n") == 1
+
+
+def test_each_wait_for_a_starting_warehouse_is_printed(server: StandIn, init: Init) -> None:
+    server.script.extend([HttpAnswer(503), HttpAnswer(503)])
+    done = init()
+    assert done.code == 0
+    assert done.err.count("starting, or at capacity (HTTP 503); trying again in") == 2
+
+
+@pytest.mark.parametrize("status", [502, 503])
+def test_warehouse_wait_limits_every_budget(status: int, server: StandIn, init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAANG_WAREHOUSE_WAIT", "2.5")
+    server.script.extend([HttpAnswer(status)] * 50)
+    started = time.monotonic()
+    done = init()
+    assert done.code == 4
+    assert f"HTTP {status}" in done.err
+    assert "gave up after" in done.err
+    assert "MAANG_WAREHOUSE_WAIT" in done.err
+    assert len(server.paths) >= 2
+    assert time.monotonic() - started < UNREACHABLE_SECONDS
+
+
+def test_retry_after_is_honoured(server: StandIn, init: Init) -> None:
+    server.script.append(HttpAnswer(429, headers={"Retry-After": "3"}))
+    started = time.monotonic()
+    done = init()
+    assert done.code == 0
+    assert "rate-limited (HTTP 429); trying again in 3 s" in done.err
+    assert time.monotonic() - started > 3
+
+
+def test_unreachable_host_exits_4(server: StandIn, init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAANG_WAREHOUSE_WAIT", "2")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("DATABRICKS_HOST", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        done = init()
+    assert done.code == 4
+    assert REFUSED in done.err
+    assert server.paths == []
+
+
+def test_expired_session_is_opened_again(server: StandIn, init: Init) -> None:
+    server.fault = lambda statement: Fault(expired=True) if len(server.statements) == 2 else None
+    done = init()
+    assert done.code == 0, done.err
+    assert "the session has expired; trying again in 0 s" in done.err
+    assert [session.open for session in server.sessions.values()] == [False, False]
+
+
+# Service principals
+
+
+def test_service_principal_logs_in_with_oauth(server: StandIn, init: Init, use_service_principal: Callable[[str], None]) -> None:
+    use_service_principal(CLIENT_SECRET)
+    done = init()
+    assert done.code == 0, done.err
+    assert server.paths.count("/oidc/v1/token") == 1
+
+
+def test_wrong_client_secret_exits_2_immediately(
+    server: StandIn, init: Init, use_service_principal: Callable[[str], None]
+) -> None:
+    use_service_principal(WRONG_SECRET)
+    done = init()
+    assert done.code == 2
+    assert "DATABRICKS_CLIENT_SECRET" in done.err
+    assert server.paths == ["/oidc/v1/token"]
+
+
+def test_service_principal_retries_an_unreachable_host(
+    server: StandIn, init: Init, use_service_principal: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_service_principal(CLIENT_SECRET)
+    monkeypatch.setenv("MAANG_WAREHOUSE_WAIT", "2")
+    monkeypatch.setenv("DATABRICKS_HOST", "http://127.0.0.1:9")
+    done = init()
+    assert done.code == 4
+    assert REFUSED in done.err
+    assert server.paths == []
+
+
+# Certificates
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1 that nobody trusts yet, followed by its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stand-in")])
+    today = datetime.now(UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(today - timedelta(days=1))
+        .not_valid_after(today + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file = tmp_path / "stand-in.pem"
+    file.write_bytes(built.public_bytes(serialization.Encoding.PEM) + private)
+    return file
+
+
+@pytest.fixture
+def tls(certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A SQL warehouse with this certificate; the settings point to it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with StandIn(NoEngine(), tmp_path / "tls", context) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield
+
+
+@pytest.mark.usefixtures("tls")
+@pytest.mark.parametrize("service_principal", [False, True])
+def test_only_a_trusted_certificate_is_accepted(
+    certificate: Path,
+    init: Init,
+    use_service_principal: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    service_principal: bool,
+) -> None:
+    if service_principal:
+        use_service_principal(CLIENT_SECRET)
+    done = init()
+    assert done.code == 2
+    assert "the certificate can't be verified: " in done.err
+    assert "trying again" not in done.err
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    done = init()
+    assert done.code == 0, done.err
+
+
+# Cancelling
+
+
+class Statement(threading.Thread):
+    """Runs one statement in the background, and keeps its error."""
+
+    def __init__(self, connection: Connection, statement: str = "SELECT 1") -> None:
+        super().__init__(daemon=True)
+        self._connection = connection
+        self._statement = statement
+        self.error: MaangError | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._connection.run(self._statement)
+        except MaangError as exc:
+            self.error = exc
+
+    def assert_cancelled(self) -> None:
+        self.join(POLL_SECONDS)
+        assert isinstance(self.error, WarehouseFailed)
+        assert self.error.message.endswith(": the statement was cancelled")
+
+
+@pytest.fixture
+def connect() -> Callable[[], closing[Connection]]:
+    """Makes a connection from the present settings; its `with` closes it."""
+    return lambda: closing(Connection(databricks_settings.load(settings.load()), {}))
+
+
+@pytest.mark.parametrize("service_principal", [False, True])
+def test_cancel_stops_a_running_statement_before_its_poll_ends(
+    server: StandIn,
+    connect: Callable[[], closing[Connection]],
+    use_service_principal: Callable[[str], None],
+    *,
+    service_principal: bool,
+) -> None:
+    if service_principal:
+        use_service_principal(CLIENT_SECRET)
+    server.fault = lambda statement: Fault(slow=True)
+    with connect() as connection:
+        statement = Statement(connection)
+        wait_until(lambda: any(running.polled.is_set() for running in server.running.values()))
+        started = time.monotonic()
+        connection.cancel()
+        assert time.monotonic() - started < POLL_SECONDS / 2
+        assert server.cancelled == ["SELECT 1"]
+        statement.assert_cancelled()
+    assert server.statements == ["SELECT 1"]
+    assert len(server.sessions) == 1
+    assert server.paths.count("/oidc/v1/token") == service_principal
+
+
+def test_cancel_closes_the_session_of_a_statement_without_an_id(
+    server: StandIn, connect: Callable[[], closing[Connection]]
+) -> None:
+    held = threading.Event()
+    server.before = lambda statement: wait_until(held.is_set)
+    with connect() as connection:
+        statement = Statement(connection)
+        wait_until(lambda: bool(server.statements))
+        connection.cancel()
+        assert [session.open for session in server.sessions.values()] == [False]
+        held.set()
+        statement.assert_cancelled()
+    assert server.statements == ["SELECT 1"]  # it is not sent again in a new session
+
+
+def test_cancel_without_a_running_statement_sends_nothing(server: StandIn, connect: Callable[[], closing[Connection]]) -> None:
+    with connect() as connection:
+        connection.cancel()
+        assert server.paths == []
+        connection.run("SELECT 1")
+        before = list(server.paths)
+        connection.cancel()
+        assert server.paths == before
+        connection.run("SELECT 2")
+    assert server.statements == ["SELECT 1", "SELECT 2"]

@@ -1,0 +1,163 @@
+"""Whole days on Databricks and on the laptop: the same rows, few statements, and faults that heal."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from maang_cli.tables import CUMULATIVE, PRODUCTION, Table
+from maang_cli.warehouses import WAREHOUSES
+from maang_cli.warehouses.base import Query, Read
+from tests import expected, settings
+from tests.conftest import Maang
+from tests.polygon_server import PolygonServer, row
+from tests.warehouses.conftest import open_catalog
+from tests.warehouses.databricks.server import Fault, StandIn
+from tests.warehouses.databricks.spark import Spark
+
+TICKERS = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
+DAY = date(2025, 10, 14)
+FIRST_DAY, USUAL_DAY, SAME_AGAIN = 12, 9, 7
+"""Statements of a run-day: the first one creates a schema and two tables; one that changes nothing merges nothing."""
+
+
+def rows(warehouse: str, table: Table, *, stamps: bool = False) -> pa.Table:
+    """All rows of a table, in order. `stamps`: with the stamps, which differ between two warehouses."""
+    columns = ", ".join(column.name for column in table.columns if stamps or column.name != table.stamp)
+    opened = WAREHOUSES[warehouse].open(settings.load(warehouse=warehouse), "")
+    try:
+        return opened.query(Query(f"SELECT {columns} FROM {{t}} ORDER BY date, ticker", {"t": Read(table)}))
+    finally:
+        opened.close()
+
+
+def assert_same_tables() -> None:
+    """Both warehouses hold the same rows, cell by cell."""
+    for table in (PRODUCTION, CUMULATIVE):
+        there, here = rows("databricks", table), rows("local", table)
+        assert there.to_pylist() == here.to_pylist()
+        assert there.num_rows
+
+
+def serve_day(polygon: PolygonServer, day: date = DAY) -> None:
+    polygon.days[day] = [row(ticker, day, c=10 + number / 4) for number, ticker in enumerate(TICKERS)]
+
+
+def kind(statement: str) -> str:
+    """The kind of a statement: its first words, and the table of a CREATE TABLE."""
+    words = " ".join(statement.split())
+    found = re.match(r"-- [\w ]+|SHOW|CREATE \w+( \w+)?|WITH \w+|MERGE INTO \S+|DROP|PUT|REMOVE", words)
+    assert found
+    return found.group() + (words.partition("`maang`.")[2].partition(" ")[0] if words.startswith("CREATE TABLE") else "")
+
+
+def test_spark_reads_the_files_that_the_laptop_writes(spark: Spark, polygon: PolygonServer, home: Path, maang: Maang) -> None:
+    """Spark's readers support less of Parquet than the laptop's own."""
+    serve_day(polygon)
+    assert maang("run-day", "--date", str(DAY)).code == 0
+    for table in (PRODUCTION, CUMULATIVE):
+        with open_catalog(home) as catalog:
+            metadata = catalog.load_table(f"maang.{table.name}").metadata_location
+        here = rows("local", table, stamps=True)
+        assert here.num_rows == len(TICKERS)
+        found = spark.read(metadata).sort_by([("date", "ascending"), ("ticker", "ascending")])
+        assert found.select(here.column_names).to_pylist() == here.to_pylist()
+
+
+def test_nine_real_sessions_equal_the_laptops_and_need_few_statements(
+    databricks: StandIn, polygon: PolygonServer, market: Path, maang: Maang
+) -> None:
+    days = expected.serve(polygon, expected.market_bars(market))[:9]
+    for number, day in enumerate(days):
+        databricks.statements.clear()
+        databricks.sessions.clear()
+        done = maang("run-day", "--date", str(day), "--json")
+        assert done.code == 0, done.err
+        assert done.result["promote"]["inserted"] == 5
+        assert len(databricks.statements) == (USUAL_DAY if number else FIRST_DAY)
+        assert [session.open for session in databricks.sessions.values()] == [False]
+        assert maang("run-day", "--date", str(day), "--warehouse", "local").code == 0
+    assert_same_tables()
+
+    before = [rows("databricks", table, stamps=True) for table in (PRODUCTION, CUMULATIVE)]
+    databricks.statements.clear()
+    assert maang("run-day", "--date", str(days[-1])).code == 0
+    assert len(databricks.statements) == SAME_AGAIN
+    assert [rows("databricks", table, stamps=True) for table in (PRODUCTION, CUMULATIVE)] == before
+
+
+def test_both_warehouses_print_the_same(databricks: StandIn, polygon: PolygonServer, maang: Maang) -> None:
+    serve_day(polygon)
+    printed = []
+    for warehouse in ("databricks", "local"):
+        flags = ("--date", str(DAY), "--warehouse", warehouse)
+        steps = ("init-tables", "ingest", "check", "promote", "cumulate", "drop-staging", "drop-staging", "check", "show")
+        printed.append([maang(step, *flags) for step in steps])
+    databricks_runs, local_runs = printed
+    # Hints repeat the flags, and a stamp is the time of its run.
+    assert [(done.code, done.err.replace("databricks", "local")) for done in databricks_runs] == [
+        (done.code, done.err) for done in local_runs
+    ]
+    stamp = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ")
+    assert [stamp.sub("", done.out) for done in databricks_runs] == [stamp.sub("", done.out) for done in local_runs]
+
+
+HEALED = {
+    "error inside the warehouse": Fault(error="[INTERNAL_ERROR] The node was lost. SQLSTATE: XX000"),
+    "conflict with another writer": Fault(error="[DELTA_CONCURRENT_APPEND] Files were added. SQLSTATE: 2D521"),
+    "answer lost after the work": Fault(runs=True, cut=True),
+    "expired session": Fault(expired=True),
+}
+
+
+@pytest.mark.parametrize("fault", HEALED.values(), ids=HEALED)
+def test_fault_at_every_statement_of_a_day_heals(fault: Fault, databricks: StandIn, polygon: PolygonServer, maang: Maang) -> None:
+    serve_day(polygon)
+    failed: set[str] = set()
+
+    def once(statement: str) -> Fault | None:
+        if kind(statement) in failed:
+            return None
+        failed.add(kind(statement))
+        return fault
+
+    databricks.fault = once
+    done = maang("run-day", "--date", str(DAY))
+    databricks.fault = lambda statement: None
+    assert done.code == 0, done.err
+    assert len(failed) == FIRST_DAY
+    assert done.err.count("trying again in") + done.err.count("computing it again") == FIRST_DAY
+    assert maang("run-day", "--date", str(DAY), "--warehouse", "local").code == 0
+    assert_same_tables()
+
+
+def test_rerun_finishes_a_day_that_stopped_at_any_statement(databricks: StandIn, polygon: PolygonServer, maang: Maang) -> None:
+    serve_day(polygon)
+    assert maang("run-day", "--date", str(DAY), "--warehouse", "local").code == 0
+    passed: set[str] = set()
+    stopped: list[str] = []
+
+    def stop_at_the_next(statement: str) -> Fault | None:
+        """Refuse the first statement that no earlier run has sent."""
+        if kind(statement) in passed:
+            return None
+        passed.add(kind(statement))
+        stopped.append(kind(statement))
+        return Fault(error="[UC_QUOTA_EXCEEDED] The metastore is full. SQLSTATE: 53000")
+
+    databricks.fault = stop_at_the_next
+    for number in range(1, FIRST_DAY + 1):
+        done = maang("run-day", "--date", str(DAY))
+        assert (done.code, len(stopped)) == (4, number), done.err
+        assert "hint: ask an administrator to raise the quota" in done.err
+        if number > 4:  # the tables exist: they have all rows of the day, or none
+            stored = databricks.rows("SELECT count(*) AS rows FROM maang.daily_stock_prices")
+            assert stored == [{"rows": 5 if number > 8 else 0}]
+    assert maang("run-day", "--date", str(DAY)).code == 0
+    assert len(stopped) == FIRST_DAY
+    databricks.fault = lambda statement: None
+    assert_same_tables()

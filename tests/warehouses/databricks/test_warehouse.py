@@ -1,0 +1,309 @@
+"""What only this warehouse does: large loads through a volume, a gate inside the MERGE, attempts, tags, cancelling."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from maang_cli.errors import MaangError, WarehouseFailed
+from maang_cli.retries import COMMIT_ATTEMPTS
+from maang_cli.schemas import arrow_schema
+from maang_cli.sessions import between
+from maang_cli.tables import PRODUCTION, STAGING_COLUMNS, staging
+from maang_cli.warehouses import WAREHOUSES
+from maang_cli.warehouses.base import Query, Warehouse
+from maang_cli.warehouses.databricks.warehouse import SMALL
+from tests import settings
+from tests.conftest import Maang
+from tests.polygon_server import PolygonServer, row
+from tests.warehouses.databricks.conftest import Init
+from tests.warehouses.databricks.server import POLL_SECONDS, Fault, StandIn, wait_until
+
+TICKERS = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
+DAY, NEXT_DAY = date(2025, 10, 14), date(2025, 10, 15)
+RUN = ("run-day", "--date", str(DAY), "--json")
+
+
+@pytest.fixture
+def warehouse(server: StandIn) -> Iterator[Warehouse]:
+    """The warehouse on a server that stores nothing."""
+    with closing(WAREHOUSES["databricks"].open(settings.load(), "run-day 2025-10-14")) as warehouse:
+        yield warehouse
+
+
+def serve_day(polygon: PolygonServer, day: date = DAY) -> None:
+    polygon.days[day] = [row(ticker, day) for ticker in TICKERS]
+
+
+# The schema and its tables
+
+
+def test_query_tags_name_the_command_and_the_session(server: StandIn, warehouse: Warehouse) -> None:
+    assert warehouse.has_schema()
+    (session,) = server.sessions.values()
+    assert session.configuration["QUERY_TAGS"] == "application:maang,command:run-day,session:2025-10-14"
+
+
+def test_existing_schema_needs_no_right_to_create_one(databricks: StandIn, init: Init) -> None:
+    databricks.catalog.run("CREATE SCHEMA maang")
+    denied = Fault(error="[INSUFFICIENT_PERMISSIONS] User does not have CREATE SCHEMA. SQLSTATE: 42501")
+    databricks.fault = lambda statement: denied if statement.startswith("CREATE SCHEMA") else None
+    assert init().code == 0
+    assert init().code == 0
+
+
+def test_sample_bars_are_not_written_to_databricks(server: StandIn, maang: Maang) -> None:
+    done = maang("run-day", "--date", str(DAY), "--source", "sample", "--warehouse", "databricks")
+    assert done.code == 2
+    assert "made-up bars can't be written to databricks" in done.err
+    assert server.paths == []
+
+
+# Staging
+
+
+@pytest.fixture
+def universe(polygon: PolygonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """One ticker more than fits into the text of a statement; each has a bar."""
+    return serve_tickers(SMALL + 1, polygon, tmp_path, monkeypatch)
+
+
+def serve_tickers(number: int, polygon: PolygonServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    tickers = [f"{letters[n // 676 % 26]}{letters[n // 26 % 26]}{letters[n % 26]}" for n in range(number)]
+    (folder / "tickers.txt").write_text("\n".join(tickers))
+    monkeypatch.setenv("MAANG_TICKERS", f"@{folder / 'tickers.txt'}")
+    polygon.days[DAY] = [row(ticker, DAY, v=1000 + n) for n, ticker in enumerate(tickers)]
+    return tickers
+
+
+def test_day_of_11000_tickers_goes_through_the_volume(
+    databricks: StandIn, polygon: PolygonServer, maang: Maang, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve_tickers(11_000, polygon, tmp_path, monkeypatch)
+    assert maang("init-tables").code == 0
+    databricks.statements.clear()
+    done = maang(*RUN)
+    assert done.code == 0, done.err
+    assert (done.result["promote"]["inserted"], done.result["cumulate"]["inserted"]) == (11_000, 11_000)
+    assert len(databricks.statements) == 11
+    assert max(map(len, databricks.statements)) < 1_000_000
+    assert databricks.uploads
+    assert databricks.volume_files() == []
+
+
+def test_failed_load_leaves_no_file_in_the_volume(databricks: StandIn, universe: list[str], maang: Maang) -> None:
+    denied = Fault(error="[INSUFFICIENT_PERMISSIONS] User does not have CREATE TABLE. SQLSTATE: 42501")
+    databricks.fault = lambda statement: denied if statement.startswith("CREATE OR REPLACE") else None
+    done = maang(*RUN)
+    assert done.code == 2
+    assert "CREATE TABLE" in done.err
+    assert databricks.statements[-1].startswith("REMOVE '/Volumes/main/landing/bars/")
+    assert databricks.uploads
+    assert databricks.volume_files() == []
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, 2), (404, 2), (500, 0), (503, 0)])
+def test_upload_is_retried_unless_the_storage_refuses_it(
+    status: int, code: int, databricks: StandIn, universe: list[str], maang: Maang
+) -> None:
+    answers = [status]
+    databricks.volume_status = lambda method, path: answers.pop() if method == "PUT" and answers else 200
+    done = maang("ingest", "--date", str(DAY))
+    assert done.code == code, done.err
+    assert ("hint: check that MAANG_VOLUME exists" in done.err) is (code == 2)
+    assert ("trying again" in done.err) is (code == 0)
+    assert databricks.volume_files() == []
+
+
+def test_file_that_cannot_be_removed_is_only_a_warning(databricks: StandIn, universe: list[str], maang: Maang) -> None:
+    databricks.volume_status = lambda method, path: 403 if method == "DELETE" else 200
+    done = maang("ingest", "--date", str(DAY))
+    assert done.code == 0, done.err
+    assert "was not removed" in done.err
+
+
+def test_large_load_without_a_volume_exits_2_before_any_request(
+    server: StandIn, universe: list[str], maang: Maang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAANG_VOLUME")
+    done = maang(*RUN)
+    assert done.code == 2
+    assert "hint: set MAANG_VOLUME" in done.err
+    assert server.paths == []
+
+
+def test_backfill_without_a_volume_has_small_batches(
+    databricks: StandIn, polygon: PolygonServer, maang: Maang, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MAANG_VOLUME")
+    monkeypatch.setattr("maang_cli.warehouses.databricks.warehouse.SMALL", 4)
+    tickers = ("AAPL", "META")
+    days = between(DAY, date(2025, 10, 16))
+    polygon.days = {day: [row(ticker, day) for ticker in tickers] for day in days}
+    done = maang("backfill", "--from", str(days[0]), "--to", str(days[-1]), "--tickers", ",".join(tickers), "--json")
+    assert done.code == 0, done.err
+    assert done.result["production"]["inserted"] == 6
+    assert databricks.uploads == []
+    assert sum(statement.startswith("CREATE OR REPLACE") for statement in databricks.statements) == 2
+
+
+NO_SCHEMA = Fault(error="[SCHEMA_NOT_FOUND] The schema cannot be found. SQLSTATE: 42704")
+
+
+@pytest.mark.parametrize("failures", [1, COMMIT_ATTEMPTS])
+def test_staging_creates_a_missing_schema(failures: int, server: StandIn, warehouse: Warehouse) -> None:
+    answers = [NO_SCHEMA] * failures
+    server.fault = lambda statement: answers.pop() if answers and statement.startswith("CREATE OR REPLACE") else None
+    warehouse.stage(staging(TICKERS, [DAY]), arrow_schema(STAGING_COLUMNS).empty_table())
+    kinds = [" ".join(statement.split()[:2]) for statement in server.statements]
+    assert kinds == ["CREATE OR", "CREATE SCHEMA"] * failures + ["CREATE OR"]
+
+
+def test_staging_gives_up_after_the_attempts(server: StandIn, warehouse: Warehouse) -> None:
+    server.fault = lambda statement: NO_SCHEMA if statement.startswith("CREATE OR REPLACE") else None
+    with pytest.raises(WarehouseFailed, match="SCHEMA_NOT_FOUND"):
+        warehouse.stage(staging(TICKERS, [DAY]), arrow_schema(STAGING_COLUMNS).empty_table())
+    assert sum(statement.startswith("CREATE OR REPLACE") for statement in server.statements) == COMMIT_ATTEMPTS + 1
+
+
+# Publishing
+
+
+SPOILED: dict[str, Callable[[str], str]] = {
+    "null_prices": lambda name: f"UPDATE {name} SET close = NULL WHERE ticker = 'AAPL'",
+    "missing_stocks": lambda name: f"DELETE FROM {name}",
+    "duplicates": lambda name: f"INSERT INTO {name} SELECT * FROM {name} WHERE ticker = 'META'",
+}
+
+
+@pytest.mark.parametrize("moment", ["WITH maang_in_staging", "MERGE INTO"])
+@pytest.mark.parametrize("check", SPOILED)
+def test_rows_spoiled_after_the_audit_are_not_published(
+    check: str, moment: str, databricks: StandIn, polygon: PolygonServer, maang: Maang
+) -> None:
+    serve_day(polygon)
+    assert maang("init-tables").code == 0
+    staged = maang("ingest", "--date", str(DAY), "--json")
+    spoil = SPOILED[check](staged.result["staging"])
+    spoiled: list[str] = []
+
+    def before(statement: str) -> None:
+        if statement.startswith(moment) and not spoiled:
+            spoiled.append(statement)
+            databricks.catalog.run(spoil)
+
+    databricks.before = before
+    done = maang("promote", "--date", str(DAY), "--json")
+    assert spoiled
+    assert done.code == 3, done.err
+    assert [each["name"] for each in done.result["checks"] if each["failing"]] == [check]
+    assert databricks.rows("SELECT * FROM maang.daily_stock_prices") == []
+
+
+def test_commit_is_computed_again_until_the_attempts_are_used_up(
+    databricks: StandIn, polygon: PolygonServer, maang: Maang
+) -> None:
+    serve_day(polygon)
+    assert maang("init-tables").code == 0
+    assert maang("ingest", "--date", str(DAY)).code == 0
+    conflict = Fault(error="[DELTA_CONCURRENT_APPEND] Files were added. SQLSTATE: 2D521")
+    databricks.statements.clear()
+    databricks.fault = lambda statement: conflict if statement.startswith("MERGE INTO") else None
+    done = maang("promote", "--date", str(DAY))
+    assert done.code == 4, done.err
+    assert f"other writers have changed maang.daily_stock_prices {COMMIT_ATTEMPTS} times in a row" in done.err
+    assert done.err.count("computing it again") == COMMIT_ATTEMPTS
+    assert sum(statement.startswith("MERGE INTO") for statement in databricks.statements) == COMMIT_ATTEMPTS
+    assert sum(statement.startswith("WITH maang_in_staging") for statement in databricks.statements) == COMMIT_ATTEMPTS
+    databricks.fault = lambda statement: None
+    assert databricks.rows("SELECT * FROM maang.daily_stock_prices") == []
+    assert maang("promote", "--date", str(DAY)).code == 0
+
+
+def test_partitions_of_other_sessions_are_not_rewritten(databricks: StandIn, polygon: PolygonServer, maang: Maang) -> None:
+    for day in (DAY, NEXT_DAY):
+        serve_day(polygon, day)
+        assert maang("run-day", "--date", str(day)).code == 0
+    files = "SELECT file_path FROM maang.daily_stock_prices.files WHERE partition.date = DATE '2025-10-15'"
+    before = databricks.rows(files)
+    assert before
+    polygon.days[DAY] = [row(ticker, DAY, v=77) for ticker in TICKERS[:4]]
+    assert maang("run-day", "--date", str(DAY), "--allow-missing", "GOOGL").code == 0
+    assert databricks.rows(files) == before
+    count = "SELECT count(*) AS rows FROM maang.daily_stock_prices WHERE date = DATE '2025-10-14'"
+    assert databricks.rows(count) == [{"rows": 4}]
+
+
+def test_show_as_of_reads_the_earlier_table(databricks: StandIn, polygon: PolygonServer, maang: Maang) -> None:
+    serve_day(polygon)
+    assert maang("run-day", "--date", str(DAY)).code == 0
+    then = databricks.rows("SELECT max(committed_at) AS then FROM maang.daily_stock_prices.snapshots")[0]["then"]
+    polygon.days[DAY] = [row(ticker, DAY, v=77) for ticker in TICKERS]
+    assert maang("run-day", "--date", str(DAY)).code == 0
+
+    def volumes(*flags: str) -> set[int]:
+        done = maang("show", "--date", str(DAY), "--json", *flags)
+        assert done.code == 0, done.err
+        return {each["volume"] for each in done.result["rows"]}
+
+    assert volumes() == {77}
+    assert volumes("--as-of", then.isoformat()) == {1000}
+    early = maang("show", "--date", str(DAY), "--as-of", "2020-01-01")
+    assert early.code == 2
+    assert "has no history as of 2020-01-01" in early.err
+
+
+# Cancelling
+
+
+def test_cancel_stops_the_running_statement_in_the_warehouse(server: StandIn, warehouse: Warehouse) -> None:
+    server.fault = lambda statement: Fault(slow=True)
+    errors: list[MaangError] = []
+
+    def query() -> None:
+        try:
+            warehouse.query(Query("SELECT ticker FROM {tickers}", tickers=("META",)))
+        except MaangError as exc:
+            errors.append(exc)
+
+    thread = threading.Thread(target=query, daemon=True)
+    thread.start()
+    wait_until(lambda: any(running.polled.is_set() for running in server.running.values()))
+    started = time.monotonic()
+    warehouse.cancel()
+    assert time.monotonic() - started < POLL_SECONDS / 2
+    assert server.cancelled == server.statements
+    assert len(server.cancelled) == 1
+    thread.join(POLL_SECONDS)
+    (error,) = errors  # and not an empty result, which the answer looks like
+    assert isinstance(error, WarehouseFailed)
+    assert "the statement was cancelled" in error.message
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "how"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")], ids=["TERM", "INT"]
+)
+def test_signal_cancels_the_running_statement(number: signal.Signals, code: int, how: str, server: StandIn) -> None:
+    server.fault = lambda statement: Fault(slow=True) if statement.startswith("CREATE TABLE") else None
+    argv = [sys.executable, "-m", "maang_cli", "init-tables", "--only", "production"]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: any(running.polled.is_set() for running in server.running.values()))
+    started = time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert time.monotonic() - started < POLL_SECONDS
+    assert process.returncode == code
+    assert (out, err) == ("", f"error: {how}; published data is intact\nhint: run the same command again to finish\n")
+    (cancelled,) = server.cancelled
+    assert f"`{PRODUCTION.name}`" in cancelled
+    assert server.statements[-1] == cancelled
