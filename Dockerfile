@@ -1,5 +1,5 @@
 # docker build -t maang .                         the command, with what Databricks needs
-# docker build -t maang --build-arg EXTRAS= .     the command alone
+# docker build -t maang --build-arg EXTRAS= .     the command without Databricks
 # docker build -t maang-airflow --target airflow .
 ARG PYTHON=python:3.12-slim-bookworm
 ARG AIRFLOW=apache/airflow:3.3.2-python3.12
@@ -16,7 +16,7 @@ RUN python -m venv /opt/uv && /opt/uv/bin/pip install uv==0.13.9
 WORKDIR /src
 # A space-separated list of extras.
 ARG EXTRAS=databricks
-# The dependencies, at the versions pinned in pyproject.toml: this layer stays as long as that file does.
+# The dependencies, with the versions pinned in pyproject.toml. This layer is rebuilt only if that file changes.
 COPY pyproject.toml ./
 RUN for extra in ${EXTRAS}; do set -- "$@" "--extra=${extra}"; done; /opt/uv/bin/uv sync --no-install-project "$@"
 COPY README.md LICENSE ./
@@ -24,8 +24,8 @@ COPY maang_cli maang_cli
 RUN for extra in ${EXTRAS}; do set -- "$@" "--extra=${extra}"; done; /opt/uv/bin/uv sync --no-editable "$@"
 
 
-# Airflow with stock_dag. It has what the extra `airflow` would bring; maang gets an environment of its own beside it, so that
-# neither decides the other's versions.
+# Airflow with stock_dag. The image has what the extra `airflow` installs. maang gets an environment of its own, so that neither
+# decides the other's versions.
 FROM ${AIRFLOW} AS airflow
 USER root
 RUN install -d -o airflow -g 0 /opt/maang /var/lib/maang
@@ -49,7 +49,7 @@ VOLUME /var/lib/maang
 
 
 FROM ${PYTHON} AS maang
-# The folder is made here, with its owner: a named volume takes over both.
+# The folder is created here with its owner, because a named volume inherits both.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/maang maang \
     && install -d -o maang -g maang /var/lib/maang
 COPY --from=build /opt/maang /opt/maang
@@ -59,7 +59,7 @@ ENV PATH=/opt/maang/bin:${PATH} \
 USER 10001
 WORKDIR /var/lib/maang
 VOLUME /var/lib/maang
-# A command ends by itself; there is nothing to ask after its health.
+# A command ends by itself, so its health need not be checked.
 HEALTHCHECK NONE
 ENTRYPOINT ["maang"]
 CMD ["--help"]
