@@ -107,6 +107,8 @@ def _child(job: Job) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     backfill.BATCH_ROWS = BATCH_ROWS
+    for number in (signal.SIGINT, signal.SIGTERM):  # they may come before `run` waits for them
+        signal.signal(number, lambda *_: None)
     touching_disk = [0] if job.notes else None
     if job.at or job.notes:
         profile = _counted(job.at, job.send, touching_disk)
