@@ -192,7 +192,7 @@ def test_broken_pipe_in_the_work_is_a_bug() -> None:
 
 # Signals
 
-SOON = 20
+SOON = 10
 """Seconds in which a signal ends a process; a quiet machine needs a fraction of one. What is interrupted would take an hour."""
 ENDLESS = """
 from pathlib import Path
@@ -345,14 +345,6 @@ def test_signal_that_comes_again_and_again_ends_a_run_like_a_single_one(
     assert envelope(outcome)["error"]["message"] == failed(outcome, SIGNALS[number][1], outcome.out)[0]
 
 
-def test_first_of_two_signals_decides(polygon: PolygonServer, maang: Maang, home: Path) -> None:
-    with in_an_api_call(polygon, maang, home, "-q") as process:
-        process.terminate()
-        time.sleep(0.001)
-        process.send_signal(signal.SIGINT)
-        failed(outcome_of(process), ExitCode.TERMINATED)
-
-
 def staging_tables(home: Path) -> list[str]:
     return [path.name for path in (home / "warehouse" / "maang").iterdir() if "staging" in path.name]
 
@@ -480,8 +472,30 @@ def test_signal_ends_a_run_whose_result_nobody_reads(maang: Maang) -> None:
         assert "error: terminated; published data is intact\n" in process.stderr.read()
 
 
-STALLING_CANCEL = """
-import sys, time
+def can_unshare() -> bool:
+    try:
+        return subprocess.run(["unshare", "-rfp", "true"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+@each_signal
+@pytest.mark.skipif(not can_unshare(), reason="needs Linux' unshare, and the right to use it")
+def test_signal_ends_a_run_that_is_the_first_process_of_a_container(number: signal.Signals, polygon: PolygonServer) -> None:
+    """Linux drops a signal to such a process if it has no handler and does not block it."""
+    polygon.always = lambda path: Answer(delay=3600)
+    with started("-rfp", "--kill-child", *PROGRAM, "run-day", *META, "-q", program=["unshare"]) as process:
+        wait_until(lambda: polygon.requests, process)
+        (first,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        before = time.monotonic()
+        os.kill(int(first), number)
+        failed(outcome_of(process), SIGNALS[number][1])
+        assert time.monotonic() - before < SOON
+
+
+CANCELLING = """
+import time
+from pathlib import Path
 from maang_cli.cli import context
 {cancel}
 context.Run._stop = stop
@@ -497,11 +511,21 @@ run()
 )
 def test_signal_ends_a_run_although_the_warehouse_cant_cancel(cancel: str, polygon: PolygonServer) -> None:
     polygon.always = lambda path: Answer(delay=3600)
-    program = (sys.executable, "-c", STALLING_CANCEL.format(cancel=cancel))
+    program = (sys.executable, "-c", CANCELLING.format(cancel=cancel))
     with started("run-day", *META, "-q", "--json", program=program) as process:
         wait_until(lambda: polygon.requests, process)
         outcome = ended_by(process, signal.SIGINT)
     assert envelope(outcome)["error"]["message"] == failed(outcome, ExitCode.INTERRUPTED, outcome.out)[0]
+
+
+def test_first_of_two_signals_decides(polygon: PolygonServer) -> None:
+    polygon.always = lambda path: Answer(delay=3600)
+    program = (sys.executable, "-c", CANCELLING.format(cancel="def stop(run): Path('begun').touch(); time.sleep(3600)"))
+    with started("run-day", *META, "-q", program=program) as process:
+        wait_until(lambda: polygon.requests, process)
+        process.terminate()
+        wait_until(Path("begun").exists, process)
+        failed(ended_by(process, signal.SIGINT), ExitCode.TERMINATED)
 
 
 def test_main_changes_no_signal_handler(maang: Maang) -> None:
