@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -49,6 +51,10 @@ class Sheet:
 
 
 @pytest.fixture
-def sheet(maang: Maang, polygon: PolygonServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> Sheet:
+def sheet(maang: Maang, polygon: PolygonServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sheet]:
     polygon.days = {day: [row("META", day), row("AAPL", day, o=10.405, v=2000.5)] for day in (DAY, NEXT)}
-    return Sheet(maang, polygon, home, monkeypatch)
+    # A short path of the same length everywhere, because a table breaks a long one; pytest's folders differ in length.
+    with TemporaryDirectory(prefix="maang-", dir="/tmp") as folder:
+        home = Path(folder) / "home"
+        monkeypatch.setenv("MAANG_HOME", str(home))
+        yield Sheet(maang, polygon, home, monkeypatch)
