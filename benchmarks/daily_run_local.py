@@ -43,7 +43,6 @@ PACKAGES = (
     "pyarrow",
     "duckdb",
     "pyiceberg",
-    "sqlalchemy",
     "pandas",
 )
 SIZES = {

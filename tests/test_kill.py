@@ -55,9 +55,10 @@ DISK = {
     "commit",
     "create",
     "delete",
-    "do_commit",
-    "do_execute",
+    "commit_table",
+    "drop_table",
     "mkdir",
+    "_point",
     "replace",
     "rmtree",
     "clean_up",
@@ -66,7 +67,7 @@ DISK = {
     "write_text",
 }
 """Functions in the files below that change the disk. A kill near them tells more than a kill between them."""
-NEAR_DISK = ("maang_cli/warehouses/", "pyiceberg/", "sqlalchemy/engine/", "pathlib", "shutil", "filelock/")
+NEAR_DISK = ("maang_cli/warehouses/", "pyiceberg/", "pathlib", "shutil", "filelock/")
 
 
 def _counted(at: int | None, send: int, touching_disk: list[int] | None) -> Callable[[FrameType, str, object], None]:

@@ -268,7 +268,7 @@ from importlib.abc import MetaPathFinder
 
 class Missing(MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] in {"pandas", "databricks", "airflow", "pyspark", "requests", "polars", "ray"}:
+        if name.partition(".")[0] in {"pandas", "databricks", "airflow", "pyspark", "requests", "polars", "ray", "sqlalchemy"}:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Missing())
@@ -279,7 +279,6 @@ DRIVERS = {
     "pyiceberg",
     "polygon",
     "holidays",
-    "sqlalchemy",
     "urllib3",
     "tenacity",
     "pandas",
@@ -309,4 +308,4 @@ def test_command_that_does_no_work_loads_no_driver(argv: Sequence[str]) -> None:
 def test_sample_day_loads_no_vendor_code_and_needs_no_extra() -> None:
     loaded = loaded_by("run-day", *ON_DAY, *SAMPLE, "-q", before=WITHOUT_EXTRAS)
     assert {"duckdb", "pyiceberg"} <= loaded
-    assert not loaded & {"polygon", "urllib3", "tenacity", "certifi", "requests"}
+    assert not loaded & {"polygon", "urllib3", "tenacity", "certifi", "requests", "sqlalchemy"}

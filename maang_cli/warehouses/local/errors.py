@@ -3,13 +3,13 @@
 import errno
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-import sqlalchemy.exc
 from pydantic import ValidationError
 from pyiceberg.exceptions import ValidationError as IcebergValidationError
 
@@ -17,7 +17,7 @@ from maang_cli.errors import MaangError, WarehouseDenied, WarehouseFailed
 
 # What the reader of a damaged catalog, metadata file, Avro file or Parquet file raises.
 _DAMAGE = (
-    sqlalchemy.exc.SQLAlchemyError,
+    sqlite3.Error,
     ValidationError,
     IcebergValidationError,
     EOFError,
@@ -42,8 +42,8 @@ def translated(root: Path) -> Iterator[None]:
         raise _gone(root, exc) from exc
     except OSError as exc:
         raise _disk_error(root, exc) from exc
-    except sqlalchemy.exc.OperationalError as exc:
-        said = str(exc.orig)
+    except sqlite3.OperationalError as exc:
+        said = str(exc)
         if "unable to open" in said or "readonly" in said:
             raise WarehouseDenied(f"{root}: {said}", hint="set MAANG_HOME to a folder that you can write to") from exc
         raise WarehouseFailed(f"the catalog in {root}: {said}", hint="run the same command again") from exc
@@ -52,7 +52,7 @@ def translated(root: Path) -> Iterator[None]:
             raise
         raise ours from exc
     except _DAMAGE as exc:
-        raise _damaged(root, getattr(exc, "orig", exc)) from exc
+        raise _damaged(root, exc) from exc
 
 
 def _duckdb_error(root: Path, exc: duckdb.Error) -> MaangError | None:

@@ -17,8 +17,9 @@ from maang_cli.warehouses.local.errors import translated
 from maang_cli.warehouses.local.retention import delete
 
 if TYPE_CHECKING:
-    from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
+
+    from maang_cli.warehouses.local.catalog import LocalCatalog
 
 log = logging.getLogger("maang")
 
@@ -54,7 +55,7 @@ class Journal:
         """The write is done."""
         self._path.unlink(missing_ok=True)
 
-    def clean_up(self, root: Path, catalog: Catalog) -> None:
+    def clean_up(self, root: Path, catalog: LocalCatalog) -> None:
         """Remove the unreachable files of the writer that left the journal; without a journal there is nothing to do.
 
         Only the holder of the lock may call this, so that writer is gone. Other writers' files stay.

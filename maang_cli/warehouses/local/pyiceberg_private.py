@@ -1,48 +1,46 @@
 """Every use of PyIceberg's private parts, which a new version may change (pyproject.toml allows one minor version).
 
-They are used because the public parts repeat work: a table's metadata lists every snapshot, and PyIceberg parses all of it
-whenever a table is loaded, a dozen times a day, and copies all of it whenever a transaction is asked for it, over 20 times a
-commit. With 100 snapshots that is a third of a day's time. Here a metadata file, which never changes, is parsed once, and a
-transaction's state is copied once.
+They are used because the public parts repeat work: a table's metadata lists every snapshot, and PyIceberg copies all of it
+whenever a transaction is asked for it, over 20 times a commit. Here a transaction's state is copied once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.io.pyarrow import _get_parquet_writer_kwargs
 from pyiceberg.table import Table, Transaction
 from pyiceberg.utils.concurrent import ExecutorFactory
 
 if TYPE_CHECKING:
+    from pyiceberg.catalog import Catalog
     from pyiceberg.io import FileIO
     from pyiceberg.table.metadata import TableMetadata
 
 
-class LocalCatalog(SqlCatalog):
-    """A catalog that calls `before_metadata` with the name of each metadata file that it is about to write."""
+class CommitTarget:
+    """What PyIceberg's tables call of their catalog, beside `load_table` and `commit_table`."""
 
-    def __init__(self, name: str, before_metadata: Callable[[str], None], **properties: str) -> None:
-        super().__init__(name, **properties)
-        self._before_metadata = before_metadata
-        self._loaded: dict[tuple[str, str], Table] = {}
-        """The newest version of each table. It is never returned itself, because a commit changes the Table that makes it."""
+    def as_catalog(self) -> Catalog:
+        """This object, for PyIceberg's tables: of a Catalog's forty methods they call four."""
+        return cast("Catalog", self)
 
-    def _write_metadata(self, metadata: TableMetadata, io: FileIO, metadata_path: str) -> None:  # type: ignore[override]
-        self._before_metadata(metadata_path)
-        super()._write_metadata(metadata, io, metadata_path)
+    @staticmethod
+    def supports_server_side_planning() -> bool:
+        return False
 
-    def _convert_orm_to_iceberg(self, orm_table: Any) -> Table:
-        name = (orm_table.table_namespace, orm_table.table_name)
-        known = self._loaded.get(name)
-        if known is None or known.metadata_location != orm_table.metadata_location:
-            known = self._loaded[name] = super()._convert_orm_to_iceberg(orm_table)
-        return _Table(known.name(), known.metadata, known.metadata_location, known.io, self)
+    @staticmethod
+    def _delete_old_metadata(io: FileIO, base: TableMetadata, metadata: TableMetadata) -> None:
+        """After a commit: delete the metadata files that the table's log no longer lists."""
+        listed = {entry.metadata_file for entry in metadata.metadata_log}
+        for entry in base.metadata_log:
+            if entry.metadata_file not in listed:
+                io.delete(entry.metadata_file)
 
 
-class _Table(Table):
+class LeanTable(Table):
+    """A table whose transactions copy their state once a change."""
+
     def transaction(self) -> Transaction:
         return _Transaction(self)
 

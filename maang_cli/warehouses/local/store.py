@@ -2,7 +2,7 @@
 
 Layout, under one folder:
 
-    catalog.db                 PyIceberg's SqlCatalog, named "maang", on SQLite
+    catalog.db                 which tables there are, and each one's current metadata file
     writer.lock                locked while something is written: one writer at a time, readers never wait
     journal.json               what is being written; if the writer is killed, the next one cleans up
     <schema>/<table>/          data and metadata, as the Iceberg specification lays them out
@@ -11,14 +11,12 @@ Layout, under one folder:
 from __future__ import annotations
 
 import shutil
-import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import sqlalchemy
 from filelock import FileLock, Timeout
 from pyiceberg import exceptions
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
@@ -26,22 +24,20 @@ from pyiceberg.table.update.snapshot import ExpireSnapshots
 from pyiceberg.transforms import IdentityTransform
 
 from maang_cli.errors import WarehouseDenied, WarehouseFailed
-from maang_cli.retries import LOCK_SECONDS, SQLITE_SECONDS
+from maang_cli.retries import LOCK_SECONDS
 from maang_cli.schemas import iceberg_schema
 from maang_cli.tables import Table
 from maang_cli.warehouses.local import parquet, retention
+from maang_cli.warehouses.local.catalog import LocalCatalog
 from maang_cli.warehouses.local.errors import translated
 from maang_cli.warehouses.local.journal import Journal
-from maang_cli.warehouses.local.pyiceberg_private import LocalCatalog, wait_for_threads
+from maang_cli.warehouses.local.pyiceberg_private import wait_for_threads
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.manifest import DataFile
     from pyiceberg.table import Table as IcebergTable
     from pyiceberg.table import Transaction
-
-SQLITE_TABLES = 2
-"""A SqlCatalog has two: `iceberg_tables` and `iceberg_namespace_properties`."""
 
 PROPERTIES = {
     "format-version": "2",
@@ -104,32 +100,18 @@ class Store:
                     f"{catalog} is gone, but tables are beside it: a new catalog would not list them",
                     hint=f"restore {catalog}, or set MAANG_HOME to another folder",
                 )
-            if _is_whole(catalog):
-                self.catalog = self._open()
-            else:
-                with self._locked():  # two processes that create SQLite's tables at the same time disturb each other
-                    self.catalog = self._open()
-
-    def _open(self) -> LocalCatalog:
-        uri = sqlalchemy.URL.create("sqlite", database=str(self.root / "catalog.db"), query={"timeout": str(SQLITE_SECONDS)})
-        return LocalCatalog("maang", self._journal.will_write, uri=uri.render_as_string(), warehouse=_location(self.root))
+            self.catalog = LocalCatalog(catalog, self._journal.will_write)
 
     def close(self) -> None:
         self.catalog.close()
 
     def has_schema(self) -> bool:
         with translated(self.root):
-            return self.catalog.namespace_exists(self.schema)
+            return self.catalog.has_schema(self.schema)
 
     def create_schema(self) -> bool:
-        if self.has_schema():
-            return False
-        with translated(self.root), self._locked():  # of two that create it at the same time, one would see a damaged catalog
-            try:
-                self.catalog.create_namespace(self.schema)
-            except exceptions.NamespaceAlreadyExistsError:
-                return False
-            return True
+        with translated(self.root):
+            return self.catalog.create_schema(self.schema)
 
     def clean_up_after_kill(self) -> None:
         """Remove a killed writer's leftovers, for a run that may have nothing to write. A running writer is not disturbed."""
@@ -152,7 +134,7 @@ class Store:
             source = schema.find_field("date").field_id
             spec = PartitionSpec(PartitionField(source, 1000, IdentityTransform(), "date"))
         place = _location(self._folder(table.name))
-        return self.catalog.create_table_transaction((self.schema, table.name), schema, place, spec, properties=PROPERTIES)
+        return self.catalog.create_table_transaction((self.schema, table.name), schema, place, spec, PROPERTIES)
 
     def create(self, table: Table) -> None:
         """Create an empty table; under `writing`.
@@ -200,9 +182,7 @@ class Store:
     def names(self) -> list[str]:
         """The schema's tables, in order."""
         with translated(self.root):
-            if not self.catalog.namespace_exists(self.schema):
-                return []
-            return sorted(name[-1] for name in self.catalog.list_tables(self.schema))
+            return sorted(self.catalog.locations(self.schema))
 
     def bytes(self, name: str) -> int:
         """How much space a table's files take."""
@@ -236,9 +216,7 @@ class Store:
 
     def remove(self, name: str) -> bool:
         """Remove a table from the catalog, then its folder; under `writing`. False if it did not exist."""
-        try:
-            self.catalog.drop_table((self.schema, name))
-        except exceptions.NoSuchTableError:
+        if not self.catalog.drop_table((self.schema, name)):
             return False
         shutil.rmtree(self._folder(name), ignore_errors=True)
         return True
@@ -279,15 +257,3 @@ class Store:
             yield
         finally:
             self._lock.release()
-
-
-def _is_whole(catalog: Path) -> bool:
-    """Whether the catalog has all of SQLite's tables. Also true for a damaged file, which the catalog itself reports."""
-    if not catalog.exists():
-        return False
-    try:
-        with closing(sqlite3.connect(catalog, timeout=SQLITE_SECONDS)) as opened:
-            found = opened.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name LIKE 'iceberg%'")
-            return bool(found.fetchone()[0] == SQLITE_TABLES)
-    except sqlite3.Error:
-        return True

@@ -11,11 +11,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from pyiceberg.io.pyarrow import schema_to_pyarrow
+from pyiceberg.partitioning import PartitionSpec
 
 from maang_cli.errors import ExitCode
 from maang_cli.schemas import iceberg_schema
 from maang_cli.tables import PRODUCTION
+from maang_cli.warehouses.local.catalog import LocalCatalog
 from maang_cli.warehouses.local.retention import Retention
+from maang_cli.warehouses.local.store import PROPERTIES
 from maang_cli.warehouses.local.warehouse import LocalWarehouse
 from tests.conftest import Outcome
 from tests.warehouses.conftest import TUESDAY, Row, bar, staged
@@ -37,6 +40,32 @@ def local(home: Path) -> Iterator[LocalWarehouse]:
     with open_local(home) as warehouse:
         warehouse.create(PRODUCTION)
         yield warehouse
+
+
+TABLE = ("maang", "t")
+
+
+@pytest.fixture
+def announced() -> list[str]:
+    """The metadata files that the catalog announced."""
+    return []
+
+
+@pytest.fixture
+def catalog(home: Path, announced: list[str]) -> Iterator[LocalCatalog]:
+    """The catalog of the warehouse in `home`, with the empty table TABLE."""
+    root = home / "warehouse"
+    root.mkdir(parents=True)
+    with closing(LocalCatalog(root / "catalog.db", announced.append)) as catalog:
+        assert catalog.create_schema("maang")
+        create(catalog, root)
+        yield catalog
+
+
+def create(catalog: LocalCatalog, root: Path) -> None:
+    """Create TABLE, with production's columns and without partitions."""
+    schema = iceberg_schema(PRODUCTION.columns)
+    catalog.create_table_transaction(TABLE, schema, f"file://{root}/t", PartitionSpec(), PROPERTIES).commit_transaction()
 
 
 def closes(*texts: str) -> list[Row]:

@@ -6,7 +6,6 @@ import logging
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -42,14 +41,13 @@ def kill_during_commit(home: Path, monkeypatch: pytest.MonkeyPatch, *, metadata_
     """Kill a run that publishes a row, just before or after it writes the new metadata file. Nothing is committed."""
     with open_local(home) as killed, monkeypatch.context() as patched:
         killed.stage(STAGING, staged([bar("NEW", TUESDAY)]))
-        write = killed._store.catalog._write_metadata
 
-        def kill(**arguments: Any) -> None:
-            if metadata_is_written:
-                write(**arguments)
+        def kill(*metadata: str) -> None:
+            if not metadata_is_written:
+                killed._store._journal.will_write(*metadata)
             raise Killed
 
-        patched.setattr(killed._store.catalog, "_write_metadata", kill)
+        patched.setattr(killed._store.catalog, "_point" if metadata_is_written else "_before_metadata", kill)
         patched.setattr(killed._store._journal, "clean_up", lambda *_: None)
         with pytest.raises(Killed):
             killed.replace(PRODUCTION, publish_query(STAGING, ["NEW"], [TUESDAY]), [TUESDAY])

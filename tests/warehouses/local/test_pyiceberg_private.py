@@ -5,25 +5,19 @@ from __future__ import annotations
 import ast
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import closing
 from functools import cache
 from pathlib import Path
 
 import pyiceberg
 import pytest
-from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.utils.concurrent import ExecutorFactory
 
 import maang_cli
-from maang_cli.schemas import iceberg_schema
-from maang_cli.tables import PRODUCTION
 from maang_cli.warehouses.local import pyiceberg_private
-from maang_cli.warehouses.local.pyiceberg_private import LocalCatalog, io_of, parquet_options, wait_for_threads
-from maang_cli.warehouses.local.store import PROPERTIES
-from tests.warehouses.conftest import MONDAY, TUESDAY, bar
-from tests.warehouses.local.conftest import foreign
+from maang_cli.warehouses.local.catalog import LocalCatalog
+from maang_cli.warehouses.local.pyiceberg_private import io_of, parquet_options, wait_for_threads
+from tests.warehouses.conftest import MONDAY, bar, open_catalog
+from tests.warehouses.local.conftest import TABLE, foreign
 
 # only one module uses private parts
 
@@ -110,12 +104,10 @@ def test_module_uses_no_private_name_of_pyiceberg(path: Path) -> None:
 def test_private_names_in_use_are_known() -> None:
     """If a new version of PyIceberg renames one of these, the module must follow."""
     assert set(private_uses(ALLOWED.read_text("utf-8"))) == {
-        "_convert_orm_to_iceberg",
         "_get_parquet_writer_kwargs",
         "_instance",
         "_table",
         "_updates",
-        "_write_metadata",
     }
 
 
@@ -143,72 +135,13 @@ def test_private_uses_are_found(text: str, found: list[str]) -> None:
     assert private_uses(text) == found
 
 
-# the catalog
+# what it makes of them
 
 
-@pytest.fixture
-def announced() -> list[str]:
-    """The metadata files that the catalog announced."""
-    return []
-
-
-@pytest.fixture
-def catalog(tmp_path: Path, announced: list[str]) -> Iterator[LocalCatalog]:
-    """A catalog with an empty table `s.t`."""
-    with closing(LocalCatalog("test", announced.append, **places(tmp_path))) as catalog:
-        catalog.create_namespace("s")
-        catalog.create_table("s.t", iceberg_schema(PRODUCTION.columns), properties=PROPERTIES)
-        yield catalog
-
-
-def places(folder: Path) -> dict[str, str]:
-    return {"uri": f"sqlite:///{folder}/catalog.db", "warehouse": f"file://{folder}"}
-
-
-def test_each_metadata_file_is_announced_before_it_is_written(
-    catalog: LocalCatalog, announced: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert announced == [catalog.load_table("s.t").metadata_location]
-
-    def announce(location: str) -> None:
-        assert not Path(location.removeprefix("file://")).exists()
-        announced.append(location)
-
-    monkeypatch.setattr(catalog, "_before_metadata", announce)
-    catalog.load_table("s.t").append(foreign(bar("META", TUESDAY)))
-    assert len(announced) == 2
-    assert announced[-1] == catalog.load_table("s.t").metadata_location
-
-
-def test_metadata_file_is_parsed_once(catalog: LocalCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = catalog.load_table("s.t")
-    monkeypatch.setattr(SqlCatalog, "_convert_orm_to_iceberg", None)
-    assert catalog.load_table("s.t").metadata is first.metadata
-
-
-def test_commit_of_one_table_object_does_not_change_another(catalog: LocalCatalog) -> None:
-    reader, writer = catalog.load_table("s.t"), catalog.load_table("s.t")
-    writer.append(foreign(bar("META", TUESDAY)))
-    assert reader.current_snapshot() is None
-    assert reader.scan().to_arrow().num_rows == 0
-    assert catalog.load_table("s.t").scan().to_arrow().num_rows == 1
-    reader.refresh()
-    assert reader.scan().to_arrow().num_rows == 1
-
-
-def test_commit_of_another_catalog_is_seen_and_not_overwritten(catalog: LocalCatalog, tmp_path: Path) -> None:
-    stale = catalog.load_table("s.t")
-    with closing(SqlCatalog("test", **places(tmp_path))) as other:
-        other.load_table("s.t").append(foreign(bar("THEIRS", TUESDAY)))
-    with pytest.raises(CommitFailedException):
-        stale.append(foreign(bar("OURS", TUESDAY)))
-    assert catalog.load_table("s.t").scan().to_arrow()["ticker"].to_pylist() == ["THEIRS"]
-
-
-def test_transaction_has_the_metadata_of_its_own_updates(catalog: LocalCatalog, tmp_path: Path) -> None:
+def test_transaction_has_the_metadata_of_its_own_updates(catalog: LocalCatalog, home: Path) -> None:
     """The cached state equals that of PyIceberg's own transaction after each update."""
-    with closing(SqlCatalog("test", **places(tmp_path))) as other:
-        transactions = [each.load_table("s.t").transaction() for each in (catalog, other)]
+    with open_catalog(home) as other:
+        transactions = [each.load_table(TABLE).transaction() for each in (catalog, other)]
         for _ in range(2):
             ours, theirs = (transaction.table_metadata for transaction in transactions)
             assert ours.properties == theirs.properties
@@ -225,14 +158,14 @@ def test_transaction_has_the_metadata_of_its_own_updates(catalog: LocalCatalog, 
 
 
 def test_io_of_a_transaction_is_its_tables(catalog: LocalCatalog) -> None:
-    table = catalog.load_table("s.t")
+    table = catalog.load_table(TABLE)
     assert io_of(table.transaction()) is table.io
 
 
 def test_parquet_options_follow_the_tables_properties(catalog: LocalCatalog) -> None:
-    with catalog.load_table("s.t").transaction() as transaction:
+    with catalog.load_table(TABLE).transaction() as transaction:
         transaction.set_properties({"write.parquet.compression-codec": "gzip"})
-    assert parquet_options(catalog.load_table("s.t").metadata)["compression"] == "gzip"
+    assert parquet_options(catalog.load_table(TABLE).metadata)["compression"] == "gzip"
 
 
 def test_wait_for_threads_ends_them_and_allows_new_ones() -> None:
