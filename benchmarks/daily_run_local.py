@@ -39,7 +39,6 @@ PACKAGES = (
     "typer",
     "rich",
     "pydantic-settings",
-    "holidays",
     "pyarrow",
     "duckdb",
     "pyiceberg",

@@ -28,7 +28,6 @@ PRELOADED = (
     "maang_cli.render.documents",
     "maang_cli.sources.sample",
     "maang_cli.warehouses.local.warehouse",
-    "holidays.financial.ny_stock_exchange",
     "pandas",  # PyArrow and PyIceberg import it if it is installed
 )
 """What `run-day --source sample` imports. The fork server imports it once, and every run is forked from there."""

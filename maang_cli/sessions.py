@@ -1,14 +1,11 @@
-"""NYSE sessions as pure functions on New York dates.
-
-The rules are those of the `holidays` library's NYSE calendar. Tests compare it with `exchange_calendars`, day by day from 1990.
-"""
+"""NYSE sessions as pure functions on New York dates."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
-from functools import cache
 from zoneinfo import ZoneInfo
 
+from maang_cli.closures import why_closed
 from maang_cli.errors import NoSession, NotPublishedYet, SettingsError
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -20,21 +17,6 @@ CLOSE = time(16, 0)
 """The regular close. On a day with an early close the vendor's bars also cover the hours after it."""
 FINAL = time(6, 0)
 """When a session is final: this time of the next day, New York. By then the vendor serves it to every plan."""
-
-
-@cache
-def _closures() -> dict[date, str]:
-    # Imported here, because the library takes a third of a second and `maang --help` needs no calendar.
-    from holidays.financial.ny_stock_exchange import NewYorkStockExchange
-
-    return NewYorkStockExchange()  # type: ignore[no-untyped-call]
-
-
-def why_closed(day: date) -> str | None:
-    """Why NYSE did not trade on `day` ("Saturday", "Thanksgiving Day"); None for a session."""
-    if day.weekday() >= 5:
-        return f"{day:%A}"
-    return _closures().get(day)
 
 
 def is_session(day: date) -> bool:

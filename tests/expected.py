@@ -40,12 +40,12 @@ class Bar:
 
 @cache
 def sessions() -> tuple[date, ...]:
-    """Every XNYS session from 1989-12-01 to 2027-03-31, according to exchange_calendars."""
+    """Every XNYS session from 1989-12-01 to 2060-12-31, according to exchange_calendars."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it uses pandas in a way that a later version will change
         import exchange_calendars
 
-        calendar = exchange_calendars.get_calendar("XNYS", start="1989-12-01", end="2027-03-31")
+        calendar = exchange_calendars.get_calendar("XNYS", start="1989-12-01", end="2060-12-31")
     return tuple(stamp.date() for stamp in calendar.sessions)
 
 

@@ -278,7 +278,6 @@ DRIVERS = {
     "pyarrow",
     "pyiceberg",
     "polygon",
-    "holidays",
     "urllib3",
     "tenacity",
     "pandas",

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maang_cli import sessions as calendar
+from maang_cli.closures import why_closed
 from maang_cli.settings import TICKER
 from maang_cli.sources.sample import SampleSource
 
@@ -57,7 +58,7 @@ def test_one_year_of_prices_moves_like_a_market() -> None:
 
 def test_open_is_near_the_previous_close_also_after_a_holiday() -> None:
     thursday, monday = date(2025, 4, 17), date(2025, 4, 21)
-    assert calendar.why_closed(thursday + timedelta(days=1)) == "Good Friday"
+    assert why_closed(thursday + timedelta(days=1)) == "Good Friday"
     before, after = bars("META", sessions=(thursday, monday))
     assert abs(after["open"] / before["close"] - 1) < Decimal("0.01")
 
