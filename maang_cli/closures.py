@@ -1,4 +1,4 @@
-"""On which weekdays NYSE does not trade, and why: its rules (https://www.nyse.com/markets/hours-calendars), and what no rule foresaw.
+"""When NYSE does not trade, and why: its rules (https://www.nyse.com/markets/hours-calendars), and what no rule foresaw.
 
 Rules that began after 1990 carry their first year. A test compares every day from 1990 to 2060 with `exchange_calendars`.
 """

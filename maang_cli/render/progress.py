@@ -1,19 +1,23 @@
 """What people read on stderr while work goes on."""
 
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.status import Status
 from rich.text import Text
 
 from maang_cli.backfill import BackfillProgress
 from maang_cli.render.lines import line
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 LINE_SECONDS = 5
 """Between two lines about a backfill's progress."""
@@ -71,6 +75,8 @@ class ProgressDisplay:
         if self._quiet:
             yield lambda _progress: None
         elif self._console.is_interactive:
+            from rich.progress import BarColumn, Progress, TextColumn
+
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"))
             with Progress(*columns, console=self._console, transient=True) as bar:
                 self._live = bar

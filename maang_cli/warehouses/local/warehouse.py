@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg import types
-from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, GreaterThanOrEqual, LessThanOrEqual
 from pyiceberg.io.pyarrow import ArrowScan
 
 from maang_cli import sql
@@ -212,7 +212,7 @@ class LocalWarehouse:
     def _relation(self, name: str, read: Read) -> str:
         """`read` in DuckDB's SQL: its Parquet files, of which DuckDB reads only the columns that it needs."""
         table = self._must(read.table)
-        which = "true" if read.sessions is None else f"date >= '{read.sessions[0]}' and date <= '{read.sessions[1]}'"
+        which = AlwaysTrue() if read.sessions is None else _from_to(*read.sessions)
         scan = table.scan(which, snapshot_id=self._snapshot(read, table))
         tasks = list(scan.plan_files())
         paths = [task.file.file_path.removeprefix("file://") for task in tasks]
@@ -267,7 +267,7 @@ def _duckdb_type(kind: str) -> str:
 def _partitions(table: Table, found: IcebergTable, days: set[date]) -> tuple[Existing, list[FileScanTask]]:
     """The rows of these partitions with all columns, and their files."""
     # By the first and last date: PyIceberg would compare each file with each of a thousand dates.
-    scan = found.scan(f"date >= '{min(days)}' and date <= '{max(days)}'")
+    scan = found.scan(_from_to(min(days), max(days)))
     tasks = [task for task in scan.plan_files() if _day_of(task.file) in days]
 
     def read(names: Iterable[str]) -> pa.Table:
@@ -277,6 +277,11 @@ def _partitions(table: Table, found: IcebergTable, days: set[date]) -> tuple[Exi
     arrays = [column.name for column in table.columns if column.type.startswith("ARRAY<")]
     rest = [field.name for field in found.schema().fields if field.name not in arrays]
     return Existing(read(rest), cache(lambda: read(arrays))), tasks
+
+
+def _from_to(first: date, last: date) -> BooleanExpression:
+    # Expressions are pydantic models with constructors of their own, which mypy does not see.
+    return And(GreaterThanOrEqual("date", first.isoformat()), LessThanOrEqual("date", last.isoformat()))  # type: ignore[arg-type, call-arg]
 
 
 def _changed_days(merged: pa.Table) -> set[date]:
