@@ -69,14 +69,14 @@ def clean_environment() -> None:
             del os.environ[name]
 
 
-def process(*argv: str) -> Cost:
-    """Run Python with these arguments in the current folder, and measure the whole process.
+def process(*argv: str, python: str = sys.executable, environment: Mapping[str, str] | None = None) -> Cost:
+    """Run Python with these arguments in the current folder, and measure the whole process. `environment`: variables to add.
 
     Raises:
         CalledProcessError: it failed; its messages are on stderr.
     """
     before, started = _children(), time.perf_counter()
-    done = subprocess.run([sys.executable, *argv], capture_output=True, text=True, check=False)
+    done = subprocess.run([python, *argv], capture_output=True, text=True, check=False, env=os.environ | (environment or {}))
     cost = Cost(time.perf_counter() - started, _children() - before)
     if done.returncode:
         sys.stderr.write(done.stderr)
