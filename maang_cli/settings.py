@@ -1,29 +1,32 @@
-"""What every run needs to know: a flag beats the environment, which beats `.env`.
+"""What every run needs to know: a flag beats the environment, which beats the configuration file (see `config_file`).
 
 Each backend has settings of its own, and reads their variables with `read`. Secrets are never shown.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit
 
 import platformdirs
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from maang_cli import config_file
 from maang_cli.checks import AllowMissing
+from maang_cli.config_file import ConfigFile
 from maang_cli.errors import SettingsError
 
 if TYPE_CHECKING:
-    from pydantic import SecretStr
-
     from maang_cli.sources import SourceKind
     from maang_cli.warehouses import WarehouseKind
 
@@ -32,15 +35,50 @@ TICKER = re.compile(r"[A-Z][A-Za-z0-9]{0,9}([./-][A-Za-z0-9]{1,5}){0,2}")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
+log = logging.getLogger("maang")
+
+
 class Environment(BaseSettings):
-    """Variables as text; an empty variable counts as not set. A backend reads its own with a subclass."""
+    """Settings as text, by their variables' names: each from a flag, the environment or the configuration file.
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", case_sensitive=True)
+    An empty text counts as not set. A backend declares its own with a subclass.
+    """
+
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True,
+        extra="ignore",
+        case_sensitive=True,
+        coerce_numbers_to_str=True,  # TOML has numbers
+        hide_input_in_errors=True,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library passes them
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, InitSettingsSource(settings_cls, dict(config_file.load().values))
 
 
-class _Given(Environment):
-    tickers: str = Field("META,AAPL,AMZN,NFLX,GOOGL", alias="MAANG_TICKERS")
-    allow_missing: str = Field("", alias="MAANG_ALLOW_MISSING")
+def _joined(value: object) -> object:
+    if isinstance(value, list) and all(isinstance(each, str) and not each.startswith("@") for each in value):
+        return ",".join(value)
+    return value
+
+
+Listed = Annotated[str, BeforeValidator(_joined)]
+"""A list, which the configuration file may also spell as one of TOML's."""
+
+
+class Given(Environment):
+    """The settings that belong to no backend, as they are given."""
+
+    tickers: Listed = Field("META,AAPL,AMZN,NFLX,GOOGL", alias="MAANG_TICKERS")
+    allow_missing: Listed = Field("", alias="MAANG_ALLOW_MISSING")
     source: str | None = Field(None, alias="MAANG_SOURCE")
     warehouse: str = Field("", alias="MAANG_WAREHOUSE")
     schema_name: str = Field("", alias="MAANG_SCHEMA")
@@ -65,14 +103,17 @@ class Settings:
 
 
 def load(sources: Mapping[str, SourceKind], warehouses: Mapping[str, WarehouseKind], **flags: str) -> Settings:
-    """The settings, from the flags by their names (`tickers`, ..), the environment and `.env`.
+    """The settings, from the flags by their names (`tickers`, ..), the environment and the configuration file.
 
-    The first source and warehouse are the defaults.
+    The first source and warehouse are the defaults. Logs a warning if other users may read a secret in the file.
 
     Raises:
-        SettingsError: one of them is wrong.
+        SettingsError: one of them is wrong, or the file has a key that is not a setting.
     """
-    given = read(_Given, **{f"MAANG_{name.upper()}": value for name, value in flags.items()})
+    file = config_file.load()
+    _check_keys(file, declarations(sources, warehouses))
+    by_variable = variables(flags)
+    given = read(Given, **by_variable)
     source = next(iter(sources)) if given.source is None else _one_of(given.source, sources, "source")
     usable = [name for name, kind in warehouses.items() if kind.takes_made_up or not sources[source].made_up]
     if given.warehouse:
@@ -92,41 +133,115 @@ def load(sources: Mapping[str, SourceKind], warehouses: Mapping[str, WarehouseKi
         warehouse=warehouse,
         warehouse_is_named=bool(given.warehouse),
         schema_name=_schema(given.schema_name, source, sources, warehouses[warehouse]),
-        home=_home(given.home),
+        # A relative folder in the file means the same in every current folder.
+        home=_home(given.home, file.path if origin("MAANG_HOME", file, by_variable) is Origin.FILE else None),
     )
+
+
+def variables(flags: Mapping[str, str]) -> dict[str, str]:
+    """The flags by their variables' names."""
+    return {f"MAANG_{name.upper()}": value for name, value in flags.items()}
+
+
+def declarations(
+    sources: Mapping[str, SourceKind], warehouses: Mapping[str, WarehouseKind]
+) -> list[Callable[[], type[Environment]]]:
+    """What declares the settings of maang and of each backend. A backend's module is imported when its own is called."""
+    of_sources = [kind.declares for kind in sources.values() if kind.declares is not None]
+    return [lambda: Given, *of_sources, *(kind.declares for kind in warehouses.values())]
+
+
+def is_secret(kind: type[Environment], name: str) -> bool:
+    """Whether this field of `kind` is a secret."""
+    annotation = kind.model_fields[name].annotation
+    return SecretStr in (annotation, *get_args(annotation))
+
+
+def _check_keys(file: ConfigFile, declared: Iterable[Callable[[], type[Environment]]]) -> None:
+    """Warn of secrets that others may read; raise SettingsError for a key that no setting has."""
+    unknown, names, secrets = set(file.values), set[str](), []
+    for declaration in declared:
+        if not unknown:  # the other backends need not be imported
+            break
+        kind = declaration()
+        aliases = {str(field.alias): name for name, field in kind.model_fields.items()}
+        secrets += [alias for alias, name in aliases.items() if alias in unknown and is_secret(kind, name)]
+        unknown -= set(aliases)
+        names |= set(aliases)
+    if unknown:
+        import difflib  # noqa: PLC0415 - only now
+
+        key = min(unknown)
+        near = difflib.get_close_matches(key.upper(), names, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise SettingsError(
+            f"{key[:80]!r} in {str(file.path)!r} is not a setting", hint=f"{meant}maang config lists all settings"
+        )
+    if secrets and file.open_to_others:
+        log.warning("warning: other users of this machine may read %s in %s: chmod 600 it", ", ".join(secrets), file.path)
+
+
+class Origin(StrEnum):
+    """Where a setting comes from."""
+
+    FLAG = "flag"
+    ENVIRONMENT = "environment"
+    FILE = "file"
+    DEFAULT = "default"
+
+
+def origin(variable: str, file: ConfigFile, flags: Mapping[str, str]) -> Origin:
+    """Where the setting comes from. `flags`: by their variables' names."""
+    if variable in flags:
+        return Origin.FLAG
+    if os.environ.get(variable):
+        return Origin.ENVIRONMENT
+    return Origin.FILE if variable in file.values else Origin.DEFAULT
 
 
 E = TypeVar("E", bound=Environment)
 
 
 def read(kind: type[E], **flags: str) -> E:
-    """The variables of `kind`. A flag, by its variable's name, replaces the environment's value.
+    """The settings of `kind` as they are given. A flag, by its variable's name, beats the environment.
 
     Raises:
-        SettingsError: `.env` can't be read.
+        SettingsError: one of them is not text, or the configuration file can't be read.
     """
     try:
         return kind(**flags)
-    except (OSError, ValueError) as exc:
-        raise SettingsError(f".env can't be read: {exc}", hint="fix it, or run from another folder") from exc
+    except ValidationError as exc:
+        file = config_file.load()
+        variable = str(exc.errors(include_url=False, include_input=False)[0]["loc"][0])
+        place, wanted = "", "UTF-8 text"
+        if origin(variable, file, flags) is Origin.FILE:
+            place = f" in {str(file.path)!r}"
+            lists = any(field.alias == variable and field.metadata for field in kind.model_fields.values())
+            wanted = "a text, a number or a list of texts" if lists else "a text or a number"
+        raise SettingsError(f"{variable}{place} must be {wanted}", hint=f"change {variable}, or remove it") from exc
+
+
+def not_read() -> list[str]:
+    """The files of the current folder that a user may expect to be read, and that maang does not read."""
+    return [name for name in (".env",) if Path(name).is_file()]
 
 
 def parse_tickers(text: str, flag: str = "--tickers", variable: str = "MAANG_TICKERS") -> tuple[str, ...]:
-    """A comma list, or `@file` with one symbol a line (blank lines are skipped), in the order given.
+    """A comma list, or `@file` with one symbol a line, in the order given. In a file, a comment begins with `#`.
 
     Raises:
         SettingsError: the file can't be read, there is no symbol, or a symbol is malformed or listed twice.
     """
     if text.startswith("@"):
         try:
-            names = Path(text[1:]).expanduser().read_text("utf-8").split("\n")
+            names = Path(text[1:]).expanduser().read_text("utf-8-sig").split("\n")
         except (OSError, ValueError, RuntimeError) as exc:
             reason = "it is not UTF-8 text" if isinstance(exc, UnicodeError) else getattr(exc, "strerror", None) or exc
             raise SettingsError(
                 f"the ticker file {text[1:]!r} can't be read: {reason}",
                 hint=f"give {flag} @FILE a text file with one symbol a line",
             ) from exc
-        names = [name for name in names if name.strip()]
+        names = [name for line in names if (name := line.partition("#")[0].strip())]
     else:
         names = text.split(",") if text.strip() else []
     tickers = tuple(name.strip() for name in names)
@@ -179,14 +294,21 @@ def _schema(name: str, source: str, sources: Mapping[str, SourceKind], warehouse
     return name
 
 
-def _home(text: str) -> Path:
-    folder = Path(text) if text else Path(platformdirs.user_data_dir("maang"))
+def _home(text: str, file: Path | None) -> Path:
+    """`file`: the configuration file, if the folder is from there."""
     try:
-        return folder.expanduser().absolute()
+        folder = Path(text or platformdirs.user_data_dir("maang")).expanduser()
+        folder = (file.parent / folder if file else folder).absolute()
     except RuntimeError as exc:
         raise SettingsError(
             f"MAANG_HOME is {text!r}, and that user has no home folder", hint="set MAANG_HOME to a folder"
         ) from exc
+    # PyIceberg and URL parsers remove some of them: the files would be written to another folder.
+    if re.search(r"[\x00-\x1f\x7f-\x9f]", str(folder)):
+        raise SettingsError(
+            f"the folder {str(folder)!r} has a control character in its name", hint="set MAANG_HOME to another folder"
+        )
+    return folder
 
 
 def whole_number(variable: str, text: str) -> int | None:

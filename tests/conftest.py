@@ -52,6 +52,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     folder = tmp_path / "home"
     monkeypatch.setenv("MAANG_HOME", str(folder))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("MAANG_RETRY_SECONDS", "1.5")
     monkeypatch.setenv("MAANG_WAREHOUSE_WAIT", "20")
     monkeypatch.setenv("NO_COLOR", "1")

@@ -400,8 +400,10 @@ def kinds(*, made_up: bool, configured: bool, takes_made_up: bool) -> tuple[dict
 
     name = re.compile("[a-z]+")
     return {"feed": SourceKind(unused, "bars", made_up)}, {
-        "plain": WarehouseKind(unused, name, "letters"),
-        "other": WarehouseKind(unused, name, "letters", is_configured=lambda: configured, takes_made_up=takes_made_up),
+        "plain": WarehouseKind(unused, name, "letters", unused, unused),
+        "other": WarehouseKind(
+            unused, name, "letters", unused, unused, is_configured=lambda: configured, takes_made_up=takes_made_up
+        ),
     }
 
 

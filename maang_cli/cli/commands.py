@@ -246,6 +246,20 @@ def plan(run: Run, select: SessionOptions, refetch: Refetch = False) -> None:
     run.finish(backfill.plan(run.source, run.warehouse, request, refetch=refetch))
 
 
+@command("config", INSPECT, without=["ok_if_no_session"])
+def config(run: Run) -> None:
+    """Show every setting with its value and where it comes from, the folders, the catalog, each table's metadata file.
+
+    Example: `maang config --json`
+    """
+    from maang_cli import config
+    from maang_cli.sources import SOURCES
+    from maang_cli.warehouses import WAREHOUSES
+
+    found = config.configuration(SOURCES, WAREHOUSES, run.options.settings)
+    run.finish(found, found.error)
+
+
 @command("doctor", INSPECT, without=["tickers", "allow_missing", "ok_if_no_session"])
 def doctor(run: Run) -> None:
     """Check all a run needs: warehouse, rights, volume, source, key, plan, clock. Writes only a scratch table, and drops it.

@@ -9,6 +9,7 @@ from typing import Any
 
 from maang_cli.backfill import Backfilled, Plan
 from maang_cli.checks import Audit
+from maang_cli.config import Configuration
 from maang_cli.doctor import Checkup
 from maang_cli.errors import NoSession
 from maang_cli.missing import StaleWindows
@@ -60,6 +61,19 @@ def _checkup(value: Checkup) -> dict[str, Any]:
             {"name": each.name, "ok": each.error is None, "found": each.found, "hint": each.error.hint if each.error else None}
             for each in value.diagnoses
         ]
+    }
+
+
+@document.register(Configuration)
+def _configuration(value: Configuration) -> dict[str, Any]:
+    return {
+        "settings": [asdict(setting) for setting in value.settings],
+        "config_file": None if value.config_file is None else str(value.config_file),
+        "config_file_exists": value.config_file_exists,
+        "not_read": value.not_read,
+        "folders": {name: str(folder) for name, folder in value.folders.items()},
+        "catalog": value.catalog,
+        "tables": [{"table": name, "metadata": place} for name, place in value.tables.items()],
     }
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from maang_cli.backfill import Backfilled, Plan
 from maang_cli.checks import Audit
+from maang_cli.config import Configuration
 from maang_cli.doctor import Checkup
 from maang_cli.missing import spans
 from maang_cli.pipeline import Cumulated, DayRun, Dropped, Ingested, Initialized, Published, Rows
@@ -97,6 +98,28 @@ def _checkup(value: Checkup) -> Iterator[str | Table]:
         hint = f"\nhint: {each.error.hint}" if each.error else ""
         table.add_row(Text(each.name), state, Text(each.found + hint))
     yield table
+
+
+@people.register(Configuration)
+def _configuration(value: Configuration) -> Iterator[RenderableType]:
+    table = _table("setting", "value", "from")
+    for setting in value.settings:
+        table.add_row(setting.name, Text(_printable(setting.value or "none")), setting.origin)
+    yield table
+    exists = "" if value.config_file_exists else " (it does not exist)"
+    yield escape(f"configuration file: {_printable(str(value.config_file or 'none: this user has no home folder'))}{exists}")
+    for name in value.not_read:
+        yield escape(f"note: {name} in this folder is not read; put its lines into the environment or the configuration file")
+    for name, folder in value.folders.items():
+        yield escape(f"{name}: {_printable(str(folder))}")
+    if value.catalog is not None:
+        yield escape(f"catalog: {_printable(value.catalog)}")
+    for table_name, place in value.tables.items():
+        yield escape(f"{table_name}: {_printable(place or 'the catalog names no metadata file')}")
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else repr(text)
 
 
 def _refusals(refused: Mapping[date, Sequence[str]]) -> Iterator[str]:
@@ -249,6 +272,9 @@ _TEXT = {
     "ticker",
     "date",
     "session",
+    "setting",
+    "value",
+    "from",
     "insertion_timestamp",
 }
 """Columns that are aligned to the left."""

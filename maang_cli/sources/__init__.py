@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # these take a while to load, and `maang --help` needs neither
-    from maang_cli.settings import Settings
+    from maang_cli.settings import Environment, Settings
     from maang_cli.sources.base import Source
 
 
@@ -21,12 +21,20 @@ class SourceKind:
     """Each source has a schema of its own, so that made-up and real bars never mix."""
     made_up: bool = False
     """Whether its bars are invented."""
+    declares: Callable[[], type[Environment]] | None = None
+    """Imports the source's own settings, but no driver; None: it has none."""
 
 
 def _polygon(settings: Settings) -> Source:
     from maang_cli.sources.polygon.source import open_source
 
     return open_source(settings)
+
+
+def _polygon_declares() -> type[Environment]:
+    from maang_cli.sources.polygon.settings import Given
+
+    return Given
 
 
 def _sample(_settings: Settings) -> Source:
@@ -36,7 +44,7 @@ def _sample(_settings: Settings) -> Source:
 
 
 SOURCES = {
-    "polygon": SourceKind(_polygon, default_schema="maang"),
+    "polygon": SourceKind(_polygon, default_schema="maang", declares=_polygon_declares),
     "sample": SourceKind(_sample, default_schema="maang_sample", made_up=True),
 }
 """By name; the first is the default."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from maang_cli.errors import CommitLost, TableMismatch
@@ -76,6 +77,18 @@ class Cleanup:
     snapshots: int
     files: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a warehouse keeps its tables, as far as that is known without opening it."""
+
+    catalog: str
+    """For a person, or for another engine to connect to."""
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    """On this machine, by what they hold."""
+    metadata: Mapping[str, str | None] = field(default_factory=dict)
+    """By the table's full name, its current metadata file; None: the catalog names none."""
 
 
 class GateFailed(Exception):

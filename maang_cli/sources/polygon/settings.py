@@ -6,10 +6,10 @@ from pydantic import Field, SecretStr
 
 from maang_cli.errors import SettingsError
 from maang_cli.retries import API_CALL_SECONDS
-from maang_cli.settings import Environment, read, seconds, secret, web_address, whole_number
+from maang_cli.settings import Environment, not_read, read, seconds, secret, web_address, whole_number
 
 
-class _Given(Environment):
+class Given(Environment):
     token: SecretStr | None = Field(None, alias="POLYGON_TOKEN")
     url: str = Field("https://api.polygon.io", alias="MAANG_POLYGON_URL")
     retry_seconds: str = Field(API_CALL_SECONDS, alias="MAANG_RETRY_SECONDS")
@@ -29,12 +29,12 @@ class PolygonSettings:
 
 
 def load() -> PolygonSettings:
-    """Polygon's settings, from the environment.
+    """Polygon's settings, as they are given.
 
     Raises:
         SettingsError: one of them is wrong, or there is no key.
     """
-    given = read(_Given)
+    given = read(Given)
     hint = "set MAANG_POLYGON_URL to an address such as https://api.polygon.io"
     url = given.url.strip()
     web_address("MAANG_POLYGON_URL", url, noun="key", hint=hint)
@@ -42,7 +42,8 @@ def load() -> PolygonSettings:
     calls_per_minute = whole_number("MAANG_CALLS_PER_MINUTE", given.calls_per_minute)
     token = secret("POLYGON_TOKEN", given.token, "key")
     if token is None:
+        ignored = "".join(f"; {name} in this folder is not read" for name in not_read())
         raise SettingsError(
-            "POLYGON_TOKEN is not set", hint="export POLYGON_TOKEN=<key>, or try --source sample, which needs no key"
+            "POLYGON_TOKEN is not set", hint=f"export POLYGON_TOKEN=<key>, or try --source sample, which needs no key{ignored}"
         )
     return PolygonSettings(token, url.rstrip("/"), retry_seconds, calls_per_minute)

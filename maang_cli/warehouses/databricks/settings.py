@@ -9,12 +9,13 @@ from pydantic import Field, SecretStr
 from maang_cli.errors import SettingsError
 from maang_cli.retries import WAREHOUSE_START_SECONDS
 from maang_cli.settings import Environment, Settings, read, seconds, secret, web_address
+from maang_cli.warehouses.base import Places
 
 MOST_WAIT_SECONDS = 24 * 3600
 _VOLUME = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
 
-class _Given(Environment):
+class Given(Environment):
     host: str = Field("", alias="DATABRICKS_HOST")
     http_path: str = Field("", alias="DATABRICKS_HTTP_PATH")
     token: SecretStr | None = Field(None, alias="DATABRICKS_TOKEN")
@@ -48,7 +49,7 @@ class Workspace:
 
 def is_configured() -> bool:
     """Whether the environment names a SQL warehouse."""
-    return bool(read(_Given).http_path)
+    return bool(read(Given).http_path)
 
 
 def load(settings: Settings) -> Workspace:
@@ -58,7 +59,7 @@ def load(settings: Settings) -> Workspace:
         SettingsError: a variable is missing or wrong.
     """
     try:
-        return _workspace(read(_Given))
+        return _workspace(read(Given))
     except SettingsError as exc:
         if settings.warehouse_is_named:
             raise
@@ -68,7 +69,17 @@ def load(settings: Settings) -> Workspace:
         ) from exc
 
 
-def _workspace(given: _Given) -> Workspace:
+def places(settings: Settings) -> Places:
+    """The catalog of the schema; Unity Catalog keeps each table's metadata file to itself.
+
+    Raises:
+        SettingsError: a variable is missing or wrong.
+    """
+    catalog, _, _ = settings.schema_name.rpartition(".")
+    return Places(f"{catalog or 'the default catalog'} on {load(settings).host}")
+
+
+def _workspace(given: Given) -> Workspace:
     url = _url(given.host.strip())
     http_path, volume = given.http_path.strip(), given.volume.strip()
     if not http_path:

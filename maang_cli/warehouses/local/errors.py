@@ -98,5 +98,6 @@ _DISK_ERRORS: tuple[tuple[tuple[int, ...], type[MaangError], str], ...] = (
     ((errno.EFBIG,), WarehouseFailed, "raise the limit on file sizes, then run the same command again"),
     ((errno.EACCES, errno.EPERM, errno.EROFS), WarehouseDenied, "set MAANG_HOME to a folder that you can write to"),
     ((errno.ENOTDIR, errno.EEXIST), WarehouseDenied, "set MAANG_HOME to a folder"),
+    ((errno.ENAMETOOLONG,), WarehouseDenied, "set MAANG_HOME to a folder with a shorter name"),
     ((errno.EISDIR,), WarehouseDenied, "move it away, or set MAANG_HOME to another folder"),
 )
