@@ -206,19 +206,16 @@ def read(kind: type[E], **flags: str) -> E:
     """The settings of `kind` as they are given. A flag, by its variable's name, beats the environment.
 
     Raises:
-        SettingsError: one of them is not text, or the configuration file can't be read.
+        SettingsError: the configuration file can't be read, or has a value of another type.
     """
     try:
         return kind(**flags)
-    except ValidationError as exc:
-        file = config_file.load()
+    except ValidationError as exc:  # only the file's values have types
         variable = str(exc.errors(include_url=False, include_input=False)[0]["loc"][0])
-        place, wanted = "", "UTF-8 text"
-        if origin(variable, file, flags) is Origin.FILE:
-            place = f" in {str(file.path)!r}"
-            lists = any(field.alias == variable and field.metadata for field in kind.model_fields.values())
-            wanted = "a text, a number or a list of texts" if lists else "a text or a number"
-        raise SettingsError(f"{variable}{place} must be {wanted}", hint=f"change {variable}, or remove it") from exc
+        lists = any(field.alias == variable and field.metadata for field in kind.model_fields.values())
+        wanted = "a text, a number or a list of texts" if lists else "a text or a number"
+        path = str(config_file.load().path)
+        raise SettingsError(f"{variable} in {path!r} must be {wanted}", hint=f"change {variable}, or remove it") from exc
 
 
 def not_read() -> list[str]:
@@ -303,10 +300,11 @@ def _home(text: str, file: Path | None) -> Path:
         raise SettingsError(
             f"MAANG_HOME is {text!r}, and that user has no home folder", hint="set MAANG_HOME to a folder"
         ) from exc
-    # PyIceberg and URL parsers remove some of them: the files would be written to another folder.
-    if re.search(r"[\x00-\x1f\x7f-\x9f]", str(folder)):
+    # PyIceberg removes some control characters: the files would be written to another folder. SQLite takes UTF-8 only.
+    if re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", str(folder)):
         raise SettingsError(
-            f"the folder {str(folder)!r} has a control character in its name", hint="set MAANG_HOME to another folder"
+            f"the folder {str(folder)!r} has a control character in its name, or one that is not UTF-8",
+            hint="set MAANG_HOME to another folder",
         )
     return folder
 

@@ -10,7 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from maang_cli import tables
 from maang_cli.cli.commands import app
 from maang_cli.errors import ExitCode
 from maang_cli.sessions import between
-from maang_cli.settings import Environment
+from maang_cli.settings import declarations
+from maang_cli.sources import SOURCES
 from maang_cli.sources.sample import SampleSource
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Column
+from maang_cli.warehouses import WAREHOUSES
 from tests.conftest import Maang
 from tests.golden_files import freshness, without_sizes
 from tests.polygon_server import PolygonServer, row
@@ -204,7 +206,7 @@ def test_json_page_lists_the_keys_of_every_result(maang: Maang) -> None:
     calls: dict[str, tuple[str, ...]] = dict.fromkeys(
         ("init-tables", "ingest", "check", "promote", "cumulate", "drop-staging", "run-day", "show"), on_day
     )
-    calls |= dict.fromkeys(("plan", "backfill", "status"), on_day) | dict.fromkeys(("doctor", "maintain"), sample)
+    calls |= dict.fromkeys(("plan", "backfill", "status"), on_day) | dict.fromkeys(("config", "doctor", "maintain"), sample)
     assert sorted(calls) == sorted(command_names())
     envelope = [cells[0].strip("`") for cells in table(ROOT / "docs/json.md", "key")]
     for name, argv in calls.items():
@@ -214,20 +216,11 @@ def test_json_page_lists_the_keys_of_every_result(maang: Maang) -> None:
         assert [*done.document, "error"] == envelope
 
 
-def every_variable(kind: type[Environment] = Environment) -> Iterator[str]:
-    for below in kind.__subclasses__():
-        yield from (str(field.alias) for field in below.model_fields.values())
-        yield from every_variable(below)
-
-
 def test_configuration_page_names_every_variable() -> None:
-    from maang_cli.sources.polygon import settings as _polygon  # noqa: F401 - each declares its variables
-    from maang_cli.warehouses.databricks import settings as _databricks  # noqa: F401
-    from maang_cli.warehouses.local import settings as _local  # noqa: F401
-
     text = (ROOT / "docs/configuration.md").read_text("utf-8")
     named = set(re.findall(r"`((?:MAANG|POLYGON|DATABRICKS)_[A-Z_]+)`", text))
-    assert named == set(every_variable())
+    declared = [declares() for declares in declarations(SOURCES, WAREHOUSES)]
+    assert named == {str(field.alias) for kind in declared for field in kind.model_fields.values()} | {"MAANG_CONFIG"}
 
 
 @each_page

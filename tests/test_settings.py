@@ -20,7 +20,7 @@ from maang_cli.settings import load as load_settings
 from maang_cli.settings import parse_tickers
 from maang_cli.sources import SOURCES, SourceKind
 from maang_cli.warehouses import WAREHOUSES, WarehouseKind
-from tests.settings import load
+from tests.settings import configure, load
 
 SECRET = "pk_7Qz-secret"
 FAANG = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
@@ -41,16 +41,12 @@ def refusal(**flags: str) -> SettingsError:
     return failure
 
 
-def dotenv(text: str) -> None:
-    Path(".env").write_text(text, "utf-8", newline="")
-
-
 def file_of(content: bytes) -> str:
     Path("tickers.txt").write_bytes(content)
     return "@tickers.txt"
 
 
-# --- flag, environment, .env
+# --- flag, environment, configuration file
 
 
 def test_defaults() -> None:
@@ -78,12 +74,12 @@ each_setting = pytest.mark.parametrize(("flag", "variable", "attribute", "values
 
 
 @each_setting
-def test_flag_beats_the_environment_which_beats_dotenv(
+def test_flag_beats_the_environment_which_beats_the_file(
     monkeypatch: MonkeyPatch, flag: str, variable: str, attribute: str, values: dict[str, Any]
 ) -> None:
     first, second, third = [*values, *values, *values][:3]
     monkeypatch.delenv(variable, raising=False)
-    dotenv(f"{variable}={first}\n")
+    configure(f'{variable} = "{first}"\n')
     assert getattr(load(), attribute) == values[first]
     monkeypatch.setenv(variable, second)
     assert getattr(load(), attribute) == values[second]
@@ -98,14 +94,14 @@ def test_empty_variable_counts_as_not_set(
     default = getattr(load(), attribute)
     monkeypatch.setenv(variable, "")
     assert getattr(load(), attribute) == default
-    dotenv(f"{variable}=\n")
+    configure(f'{variable} = ""\n')
     assert getattr(load(), attribute) == default
-    dotenv(f"{variable}={next(iter(values))}\n")
-    assert getattr(load(), attribute) == values[next(iter(values))], "an empty variable does not hide a line of .env"
+    configure(f'{variable} = "{next(iter(values))}"\n')
+    assert getattr(load(), attribute) == values[next(iter(values))], "an empty variable does not hide the file's"
 
 
 def test_warehouse_is_chosen_in_the_same_order(monkeypatch: MonkeyPatch) -> None:
-    dotenv("MAANG_WAREHOUSE=from-file\n")
+    configure('MAANG_WAREHOUSE = "from-file"\n')
     assert "'from-file'" in refusal().message
     monkeypatch.setenv("MAANG_WAREHOUSE", "from-environment")
     assert "'from-environment'" in refusal().message
@@ -115,23 +111,6 @@ def test_warehouse_is_chosen_in_the_same_order(monkeypatch: MonkeyPatch) -> None
 
 def test_names_of_variables_are_case_sensitive(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("maang_tickers", "ZZZ")
-    assert load().tickers == FAANG
-
-
-def test_dotenv_may_have_comments_quotes_exports_crlf_and_other_variables() -> None:
-    dotenv("# mine\r\nexport MAANG_TICKERS=\"META, BRK.A\"\r\n\r\nOTHER=1\r\nMAANG_SCHEMA='mine'\r\nMAANG_SOURCE\r\n")
-    settings = load()
-    assert (settings.tickers, settings.schema_name, settings.source) == (("META", "BRK.A"), "mine", "polygon")
-
-
-def test_dotenv_that_is_not_text_is_an_error() -> None:
-    Path(".env").write_bytes(b"MAANG_TICKERS=META\nPOLYGON_TOKEN=\xff\xfe" + SECRET.encode() + b"\n")
-    failure = refusal()
-    assert ".env can't be read" in failure.message
-
-
-def test_folder_called_dotenv_is_ignored() -> None:
-    Path(".env").mkdir()
     assert load().tickers == FAANG
 
 
@@ -199,8 +178,11 @@ def test_every_ticker_that_is_listed_twice_is_named() -> None:
         b"META\nBRK.A\nBACpA",
         b"META\r\nBRK.A\r\nBACpA\r\n",
         b"\n\nMETA\n\n  \nBRK.A  \n\tBACpA\n\n",
+        b"# mine\nMETA\n  # META2\n#\nBRK.A # class A\nBACpA#\r\n",
+        b"\xef\xbb\xbfMETA\r\nBRK.A\r\nBACpA\r\n",
+        b"\xef\xbb\xbf# mine\r\n\r\nMETA\r\nBRK.A\r\nBACpA\r\n",
     ],
-    ids=["lines", "no line end at the end", "CRLF", "blank lines and spaces"],
+    ids=["lines", "no line end at the end", "CRLF", "blank lines and spaces", "comments", "byte order mark", "both"],
 )
 def test_file_lists_one_ticker_a_line(content: bytes) -> None:
     assert load(tickers=file_of(content)).tickers == ("META", "BRK.A", "BACpA")
@@ -222,6 +204,7 @@ def test_file_of_11_000_tickers_is_read_completely() -> None:
     [
         (b"", "the list of tickers is empty"),
         (b"\n \r\n", "the list of tickers is empty"),
+        (b"# META\n", "the list of tickers is empty"),
         (b"META,AAPL\n", "'META,AAPL'"),
         (b"META\nmeta\n", "'meta'"),
         (b"META\nAAPL\r\nMETA\n", "twice"),
@@ -229,7 +212,7 @@ def test_file_of_11_000_tickers_is_read_completely() -> None:
         ("META\n".encode("utf-16"), "UTF-8"),
         (b"PK\x03\x04", "PK"),
     ],
-    ids=["empty", "blank", "a comma list", "malformed", "twice", "not UTF-8", "UTF-16", "binary"],
+    ids=["empty", "blank", "comments", "a comma list", "malformed", "twice", "not UTF-8", "UTF-16", "binary"],
 )
 def test_malformed_file_of_tickers_is_refused(content: bytes, expected: str) -> None:
     failure = refusal(tickers=file_of(content))
@@ -364,6 +347,22 @@ def test_home_of_an_unknown_user_is_refused() -> None:
     failure = refusal(home="~no-such-user-here/x")
     assert "no-such-user-here" in failure.message
     assert "MAANG_HOME" in failure.hint
+
+
+@pytest.mark.parametrize("character", ["\t", "\r", "\n", "\x01", "\x1b", "\x7f", "\x85", "\udcff"])
+def test_home_with_a_control_character_is_refused(monkeypatch: MonkeyPatch, tmp_path: Path, character: str) -> None:
+    expected = "has a control character in its name"
+    for home in (f"{tmp_path}/a{character}b", f"{tmp_path}/a{character}", f"{character}/a", f"a{character}/b"):
+        failure = refusal(home=home)
+        assert expected in failure.message
+        assert "MAANG_HOME" in failure.hint
+    current = tmp_path / f"x{character}y"
+    current.mkdir()
+    monkeypatch.chdir(current)
+    assert expected in refusal(home="data").message, "a relative folder is in the current one"
+    monkeypatch.delenv("MAANG_HOME")
+    monkeypatch.setenv("XDG_DATA_HOME", str(current))
+    assert expected in refusal().message
 
 
 # --- backends

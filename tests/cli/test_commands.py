@@ -90,6 +90,23 @@ def test_home_that_is_a_file_exits_2(maang: Maang, home: Path, below: str) -> No
     assert home.read_text() == "a file"
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "/".join(["x" * 40] * 120)], ids=["name", "path"])
+@pytest.mark.parametrize("command", ["run-day", "show", "status"])
+def test_home_with_a_name_that_is_too_long_exits_2(maang: Maang, home: Path, command: str, name: str) -> None:
+    message, hint = failed(maang(command, *ON_DAY, *SAMPLE, "-q", "--home", str(home / name)), 2)
+    assert "File name too long" in message
+    assert hint == "set MAANG_HOME to a folder with a shorter name"
+
+
+@pytest.mark.parametrize("character", "\t\r\n")
+def test_home_with_a_control_character_exits_2_and_nothing_is_stored(maang: Maang, tmp_path: Path, character: str) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    message, hint = failed(maang("run-day", *ON_DAY, *SAMPLE, "-q", "--home", f"{tmp_path}/my{character}data"), 2)
+    assert "has a control character in its name" in message
+    assert hint == "set MAANG_HOME to another folder"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux' /proc, where not even root can create a folder")
 def test_home_that_is_not_writable_exits_2(maang: Maang) -> None:
     message, hint = failed(maang("run-day", *ON_DAY, *SAMPLE, "-q", "--home", "/proc/maang"), 2)
@@ -299,7 +316,9 @@ def test_help_loads_no_driver(argv: Sequence[str]) -> None:
     assert not loaded_by(*argv) & (DRIVERS | {"pydantic", "pydantic_settings", "platformdirs", "dotenv"})
 
 
-@pytest.mark.parametrize("argv", [["run-day", "--help"], ["run-day", "--date", "2025-02-30", *SAMPLE, "-q"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "argv", [["run-day", "--help"], ["run-day", "--date", "2025-02-30", *SAMPLE, "-q"], ["config"]], ids=" ".join
+)
 def test_command_that_does_no_work_loads_no_driver(argv: Sequence[str]) -> None:
     assert not loaded_by(*argv) & DRIVERS  # Typer itself loads pydantic here
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import FrozenInstanceError, asdict, fields
-from pathlib import Path
 
 import pytest
 
@@ -62,15 +61,15 @@ def test_variable_sets_its_value_and_an_empty_one_the_default(
     assert getattr(load(), attribute) == value
     monkeypatch.setenv(variable, "")
     assert getattr(load(), attribute) == default
-    Path(".env").write_text(f"{variable}={text}\n", "utf-8")
-    assert getattr(load(), attribute) == value, "an empty variable does not hide a line of .env"
+    settings.configure(f'{variable} = "{text}"\n')
+    assert getattr(load(), attribute) == value, "an empty variable does not hide the file's"
 
 
-def test_key_comes_from_the_environment_before_dotenv(monkeypatch: MonkeyPatch) -> None:
-    Path(".env").write_text("POLYGON_TOKEN=from-file\n", "utf-8")
+def test_key_comes_from_the_environment_before_the_file(monkeypatch: MonkeyPatch) -> None:
+    settings.configure('POLYGON_TOKEN = "from-file"\n')
     assert load().token.get_secret_value() == SECRET
     monkeypatch.setenv("POLYGON_TOKEN", "")
-    assert load().token.get_secret_value() == "from-file", "an empty variable does not hide a line of .env"
+    assert load().token.get_secret_value() == "from-file", "an empty variable does not hide the file's"
     monkeypatch.delenv("POLYGON_TOKEN")
     assert load().token.get_secret_value() == "from-file"
 

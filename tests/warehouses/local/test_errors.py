@@ -35,6 +35,7 @@ from tests.warehouses.local.conftest import FIVE, RUN_DAY, must_fail
         (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), WarehouseFailed, "raise the limit on file sizes"),
         (OSError(errno.EROFS, os.strerror(errno.EROFS)), WarehouseDenied, "a folder that you can write to"),
         (OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)), WarehouseDenied, "set MAANG_HOME to a folder"),
+        (OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)), WarehouseDenied, "a shorter name"),
         (OSError(errno.EISDIR, os.strerror(errno.EISDIR)), WarehouseDenied, "move it away"),
         (OSError(errno.EIO, os.strerror(errno.EIO)), WarehouseFailed, "check the disk"),
         (FileNotFoundError(errno.ENOENT, "No such file", "/w/a.parquet"), FileGone, "run the same command again"),

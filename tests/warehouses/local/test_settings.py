@@ -11,6 +11,7 @@ from maang_cli.tables import CUMULATIVE, PRODUCTION
 from maang_cli.warehouses.local import settings
 from maang_cli.warehouses.local.retention import Retention
 from tests.conftest import Maang
+from tests.settings import configure
 from tests.warehouses.conftest import open_catalog
 
 
@@ -39,14 +40,14 @@ def test_number_that_is_not_whole_and_positive_is_refused(monkeypatch: pytest.Mo
     assert variable in caught.value.hint
 
 
-def test_environment_beats_dotenv_and_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path(".env").write_text("MAANG_KEEP_SNAPSHOTS=5\nMAANG_KEEP_DAYS=\n", "utf-8")
+def test_environment_beats_the_file_and_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure('MAANG_KEEP_SNAPSHOTS = 5\nMAANG_KEEP_DAYS = ""\n')
     assert settings.load() == Retention(5, None)
     monkeypatch.setenv("MAANG_KEEP_SNAPSHOTS", "7")
     monkeypatch.setenv("MAANG_KEEP_DAYS", "2")
     assert settings.load() == Retention(7, 2)
     monkeypatch.setenv("MAANG_KEEP_SNAPSHOTS", "")
-    assert settings.load() == Retention(5, 2), "an empty variable does not hide a line of .env"
+    assert settings.load() == Retention(5, 2), "an empty variable does not hide the file's"
 
 
 def test_run_keeps_as_many_snapshots_as_the_settings_say(maang: Maang, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
