@@ -25,7 +25,7 @@ from tests.polygon_server import PolygonServer, row
 PANELS = {
     "Everyday": ["run-day", "backfill", "status", "show"],
     "Steps of a day": ["init-tables", "ingest", "check", "promote", "cumulate", "drop-staging"],
-    "Inspect": ["plan", "doctor"],
+    "Inspect": ["plan", "config", "doctor"],
     "Maintain": ["maintain"],
 }
 COMMANDS = [name for names in PANELS.values() for name in names]
