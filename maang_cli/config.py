@@ -32,9 +32,8 @@ class Setting:
 @dataclass(frozen=True)
 class Configuration:
     settings: tuple[Setting, ...]
-    config_file: Path | None
-    """Where the configuration file is, or would be; None: this user has no home folder."""
     config_file_exists: bool
+    """Where it is, or would be, is the setting MAANG_CONFIG."""
     not_read: list[str]
     """Files of the current folder that a user may expect to be read."""
     folders: Mapping[str, Path] = field(default_factory=dict)
@@ -56,7 +55,7 @@ def configuration(
     """
     file = config_file.load()
     given = list(_given(sources, warehouses, file, settings.variables(flags)))
-    found = Configuration(tuple(given), file.path, file.exists, settings.not_read())
+    found = Configuration(tuple(given), file.exists, settings.not_read())
     try:
         loaded = settings.load(sources, warehouses, **flags)
     except MaangError as exc:

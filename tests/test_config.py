@@ -73,9 +73,11 @@ def test_origin_follows_the_order_flag_environment_file(maang: Maang, monkeypatc
 
 def test_configuration_file_is_named_with_its_origin(maang: Maang, monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     assert maang("config", "--json").result["config_file_exists"] is False
+    assert "there is no configuration file\n" in maang("config").out
     path = configure("")
-    result = maang("config", "--json").result
-    assert (result["config_file"], result["config_file_exists"]) == (str(path), True)
+    outcome = maang("config", "--json")
+    assert outcome.result["config_file_exists"] is True
+    assert settings_of(outcome)["MAANG_CONFIG"] == (str(path), "default")
     other = tmp_path / "other.toml"
     other.write_text("", "utf-8")
     monkeypatch.setenv("MAANG_CONFIG", str(other))
@@ -151,6 +153,24 @@ def test_table_without_a_metadata_file_is_listed(maang: Maang, home: Path) -> No
         catalog.commit()
     assert metadata_of(maang("config", *SAMPLE, "--json"))["maang_sample.daily_stock_prices"] is None
     assert "maang_sample.daily_stock_prices: the catalog names no metadata file\n" in maang("config", *SAMPLE).out
+
+
+def test_views_and_other_catalogs_in_the_same_file_are_left_out(maang: Maang, home: Path) -> None:
+    assert maang("init-tables", *SAMPLE).code == 0
+    before = metadata_of(maang("config", *SAMPLE, "--json"))
+    with closing(sqlite3.connect(home / "warehouse" / "catalog.db")) as catalog:
+        row = "INSERT INTO iceberg_tables VALUES (?, 'theirs', 'other', 'file:///x.json', NULL, ?)"
+        catalog.execute(row, ("another", "TABLE"))
+        catalog.execute(row, ("maang", "VIEW"))
+        catalog.commit()
+    assert len(before) == 2
+    assert metadata_of(maang("config", *SAMPLE, "--json")) == before
+
+
+def test_catalog_that_was_just_begun_has_no_tables(maang: Maang, home: Path) -> None:
+    (home / "warehouse").mkdir(parents=True)
+    (home / "warehouse" / "catalog.db").touch()
+    assert metadata_of(maang("config", *SAMPLE, "--json")) == {}
 
 
 def test_damaged_catalog_exits_2_and_the_settings_are_shown(maang: Maang, home: Path) -> None:

@@ -68,7 +68,6 @@ def _checkup(value: Checkup) -> dict[str, Any]:
 def _configuration(value: Configuration) -> dict[str, Any]:
     return {
         "settings": [asdict(setting) for setting in value.settings],
-        "config_file": None if value.config_file is None else str(value.config_file),
         "config_file_exists": value.config_file_exists,
         "not_read": value.not_read,
         "folders": {name: str(folder) for name, folder in value.folders.items()},

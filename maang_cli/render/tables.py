@@ -106,8 +106,8 @@ def _configuration(value: Configuration) -> Iterator[RenderableType]:
     for setting in value.settings:
         table.add_row(setting.name, Text(_printable(setting.value or "none")), setting.origin)
     yield table
-    exists = "" if value.config_file_exists else " (it does not exist)"
-    yield escape(f"configuration file: {_printable(str(value.config_file or 'none: this user has no home folder'))}{exists}")
+    if not value.config_file_exists:
+        yield "there is no configuration file"
     for name in value.not_read:
         yield escape(f"note: {name} in this folder is not read; put its lines into the environment or the configuration file")
     for name, folder in value.folders.items():

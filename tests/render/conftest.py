@@ -57,4 +57,5 @@ def sheet(maang: Maang, polygon: PolygonServer, monkeypatch: pytest.MonkeyPatch)
     with TemporaryDirectory(prefix="maang-", dir="/tmp") as folder:
         home = Path(folder) / "home"
         monkeypatch.setenv("MAANG_HOME", str(home))
+        monkeypatch.setenv("XDG_CONFIG_HOME", f"{folder}/config")
         yield Sheet(maang, polygon, home, monkeypatch)

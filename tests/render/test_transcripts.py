@@ -103,6 +103,7 @@ def upkeep(sheet: Sheet, *flags: str) -> None:
     sheet("doctor", *source, *flags)
     sheet.maang("run-day", *ON, *SAMPLE)
     sheet("maintain", *source, *flags)
+    sheet("config", *source, *flags)
     sheet("doctor", *source, *flags)
     sheet.monkeypatch.delenv("POLYGON_TOKEN")
     sheet("doctor", *flags)
