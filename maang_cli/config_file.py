@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,24 +43,34 @@ def load() -> ConfigFile:
         return ConfigFile(None)
     hint = f"set {VARIABLE} to a TOML file, or unset it" if named else "fix it, or move it away"
     try:
-        found = path.stat()
+        try:
+            found = path.stat()
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # a service's home may be /dev/null, or somebody else's
+            if named:
+                raise
+            return ConfigFile(path)
         if not stat.S_ISREG(found.st_mode):  # a pipe could be read only once, and its settings are read several times
             raise SettingsError(f"the configuration file {str(path)!r} is not a regular file", hint=hint)
-        values = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        content = path.read_bytes()
     except FileNotFoundError as exc:
-        if not named:
-            return ConfigFile(path)
         raise SettingsError(f"{VARIABLE} names a file that does not exist: {str(path)!r}", hint=hint) from exc
     except OSError as exc:
         raise SettingsError(f"the configuration file {str(path)!r} can't be read: {exc.strerror}", hint=hint) from exc
+    given = {name: _beside(path, value) for name, value in _parsed(path, content).items() if value != ""}
+    return ConfigFile(path, exists=True, open_to_others=bool(found.st_mode & 0o077), values=given)
+
+
+def _parsed(path: Path, content: bytes) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - most runs have no file
+
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as exc:
         reason = str(exc) if isinstance(exc, tomllib.TOMLDecodeError) else "it can't be decoded"
         raise SettingsError(
             f"the configuration file {str(path)!r} is not TOML: {reason}",
             hint='fix it: one setting a line, such as MAANG_TICKERS = ["META", "AAPL"]',
         ) from exc
-    given = {name: _beside(path, value) for name, value in values.items() if value != ""}
-    return ConfigFile(path, exists=True, open_to_others=bool(found.st_mode & 0o077), values=given)
 
 
 def _path(named: str) -> Path | None:

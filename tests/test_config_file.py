@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,23 @@ def test_named_file_that_cannot_be_read_is_refused(monkeypatch: MonkeyPatch, nam
 def test_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config" / "maang" / "config.toml").mkdir(parents=True)
     assert "not a regular file" in refusal().message
+
+
+def test_user_whose_home_is_no_folder_has_no_file(monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/dev/null")
+    assert config_file.load() == config_file.ConfigFile(Path("/dev/null/maang/config.toml"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_folder_of_somebody_else_has_no_file_but_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    path = configure('MAANG_SCHEMA = "mine"\n')
+    path.chmod(0)
+    assert "can't be read: Permission denied" in refusal().message
+    path.parent.chmod(0)
+    try:
+        assert load().schema_name == "maang"
+    finally:
+        path.parent.chmod(0o700)
 
 
 def test_user_without_a_home_folder_has_no_file(monkeypatch: MonkeyPatch) -> None:
