@@ -14,10 +14,26 @@ from typing import Any, Protocol
 import pytest
 
 from maang_cli.cli.process import main
+from tests import made_market
 from tests.polygon_server import KEY, PolygonServer
+from tests.selection import (
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+)
 from tests.warehouses.databricks.fixtures import databricks, spark
 
-__all__ = ["databricks", "spark"]
+__all__ = [
+    "databricks",
+    "pytest_addoption",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "spark",
+]
 
 
 @dataclass(frozen=True)
@@ -97,10 +113,13 @@ def maang_process() -> Maang:
     return run
 
 
-@pytest.fixture
-def market() -> Path:
-    """Real bars and recorded answers, if the developer has them."""
-    folder = Path(__file__).parents[2] / "shared" / "market"
+REAL_MARKET = Path(__file__).parents[2] / "shared" / "market"
+
+
+@pytest.fixture(params=[made_market.FOLDER, REAL_MARKET], ids=["made", "real"])
+def market(request: pytest.FixtureRequest) -> Path:
+    """Bars and recorded answers: those made up by tests/made_market.py, and real ones if the developer has them."""
+    folder: Path = request.param
     if not folder.is_dir():
         pytest.skip("needs the real bars in ../shared/market")
     return folder

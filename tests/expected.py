@@ -18,6 +18,10 @@ WINDOW = 7
 LARGEST_VOLATILITY = Decimal("999999.9999")
 PRICES = ("open", "high", "low", "close")
 
+MARKET_CSV = "daily_bars_2025H2.csv"
+MARKET_SPAN = (date(2025, 10, 30), date(2025, 12, 4))
+"""25 sessions, with NFLX's 10:1 split on 2025-11-17 in their middle. The real bars have more, which no test needs."""
+
 Row = dict[str, object]
 Key = tuple[str, date]
 """Ticker and session."""
@@ -140,6 +144,8 @@ def serve(polygon: PolygonServer, bars: Iterable[Bar]) -> list[date]:
 
 
 def market_bars(market: Path) -> list[Bar]:
-    """Real bars: 125 sessions of META, AAPL, AMZN, NFLX and GOOGL."""
-    with (market / "daily_bars_2025H2.csv").open(newline="") as file:
-        return [Bar(date=date.fromisoformat(row.pop("date")), **row) for row in csv.DictReader(file)]
+    """The bars of META, AAPL, AMZN, NFLX and GOOGL in MARKET_SPAN."""
+    with (market / MARKET_CSV).open(newline="") as file:
+        bars = [Bar(date=date.fromisoformat(row.pop("date")), **row) for row in csv.DictReader(file)]
+    first, last = MARKET_SPAN
+    return [bar for bar in bars if first <= bar.date <= last]

@@ -44,6 +44,12 @@ class Digits:
     text: str
 
 
+def json_text(value: object, indent: int | None = None) -> str:
+    """`value` as JSON; it may hold Digits."""
+    text = json.dumps(value, indent=indent, default=lambda digits: f"\0{digits.text}")
+    return re.sub(r'"\\u0000([^"]*)"', r"\1", text)
+
+
 def session_end(day: date) -> int:
     """`t` of a grouped row: 16:00 New York, Unix milliseconds."""
     return int(datetime(day.year, day.month, day.day, 16, tzinfo=NEW_YORK).timestamp() * 1000)
@@ -71,8 +77,7 @@ def grouped(rows: Sequence[Mapping[str, object]], **envelope: object) -> bytes:
     answer: dict[str, object] = {"queryCount": len(rows), "resultsCount": len(rows), "adjusted": False}
     answer |= ({"results": list(rows)} if rows else {}) | {"status": "OK", "request_id": "r1", "count": len(rows)} | envelope
     given = {key: value for key, value in answer.items() if value is not ...}
-    text = json.dumps(given, default=lambda digits: f"\0{digits.text}")
-    return re.sub(r'"\\u0000([^"]*)"', r"\1", text).encode()
+    return json_text(given).encode()
 
 
 class PolygonServer:

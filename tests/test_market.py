@@ -1,4 +1,4 @@
-"""Real bars, digit by digit, from a loopback Polygon through the real commands into both tables."""
+"""Bars of a market, made up and real ones, digit by digit, from a loopback Polygon through the real commands into both tables."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -14,13 +15,12 @@ import pytest
 from maang_cli import backfill, pipeline
 from maang_cli.pipeline import Request
 from maang_cli.warehouses import WAREHOUSES
-from tests import expected, settings
+from tests import expected, made_market, settings
 from tests.conftest import Maang
 from tests.expected import Bar
 from tests.polygon_server import PolygonServer
 
 TICKERS = "META,AAPL,AMZN,NFLX,GOOGL"
-NFLX_SPLIT = date(2025, 11, 17)
 
 
 def recorded_bars(path: Path, ticker: str) -> list[Bar]:
@@ -48,16 +48,22 @@ def tables(days: Sequence[date], tickers: str) -> tuple[dict[expected.Key, expec
     )
 
 
-def test_backfill_of_125_sessions_equals_125_single_days_and_the_recomputation(
+def test_made_up_bars_are_those_that_the_script_writes() -> None:
+    paths = [path for path in made_market.FOLDER.rglob("*") if path.is_file()]
+    stored = {path.relative_to(made_market.FOLDER).as_posix(): path.read_text("utf-8") for path in paths}
+    assert stored == made_market.files()
+
+
+def test_backfill_of_25_sessions_equals_25_single_days_and_the_recomputation(
     market: Path, polygon: PolygonServer, maang: Maang, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bars = expected.market_bars(market)
     days = expected.serve(polygon, bars)
-    assert (len(days), NFLX_SPLIT in days[7:-7]) == (125, True)
+    assert (len(bars), days) == (125, list(expected.run_of(expected.MARKET_SPAN[0], 25)))
     monkeypatch.setattr(backfill, "BATCH_ROWS", 100)
     done = maang("backfill", "--from", str(days[0]), "--to", str(days[-1]), "--tickers", TICKERS, "--json")
     assert done.code == 0, done.err
-    assert (len(done.result["published"]), done.result["calls"]) == (125, 5)
+    assert (len(done.result["published"]), done.result["calls"]) == (25, 5)
     backfilled = tables(days, TICKERS)
     assert backfilled == (expected.production(bars), expected.cumulative(bars))
 
@@ -67,10 +73,12 @@ def test_backfill_of_125_sessions_equals_125_single_days_and_the_recomputation(
         assert outcome.code == 0, outcome.err
     assert tables(days, TICKERS) == backfilled
 
-    shown = maang("show", "--date", str(NFLX_SPLIT), "--table", "cumulative", "--tickers", "NFLX", "--json")
+    day = made_market.SPLIT
+    shown = maang("show", "--date", str(day), "--table", "cumulative", "--tickers", "NFLX", "--json")
     [row] = shown.result["rows"]
-    assert row["last_7_days_close"][-2:] == ["1112.17", "110.29"]
-    assert row["last_7_days_open"][-1] == "110.75"
+    closes = [Decimal(text) for text in row["last_7_days_close"]]
+    assert closes == backfilled[1]["NFLX", day]["last_7_days_close"]
+    assert closes[-2] > 9 * closes[-1]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import date
-from pathlib import Path
 
 import pytest
 
@@ -20,9 +19,8 @@ from maang_cli.pipeline import Request
 from maang_cli.sources import SOURCES
 from maang_cli.tables import CUMULATIVE, PRODUCTION
 from maang_cli.warehouses import WAREHOUSES
-from tests import expected, settings
+from tests import expected, made_market, settings
 from tests.conftest import Maang
-from tests.expected import Bar
 from tests.polygon_server import PolygonServer
 from tests.warehouses.databricks.server import Fault, StandIn
 from tests.warehouses.databricks.test_days import assert_same_tables
@@ -35,25 +33,13 @@ from maang_cli.cli.process import run
 backfill.BATCH_ROWS = {BATCH_ROWS}
 run()
 """
-MARKET = Path(__file__).parents[4] / "shared" / "market"
-TICKERS = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
 
 
 @pytest.fixture
 def days(polygon: PolygonServer) -> Sequence[date]:
-    """20 sessions that Polygon serves. If the developer has the real bars, it serves these, with NFLX's split."""
+    """20 sessions that Polygon serves, with NFLX's split in their middle."""
     days = expected.run_of(date(2025, 11, 4), 20)
-    if MARKET.is_dir():
-        bars = [bar for bar in expected.market_bars(MARKET) if bar.date in days]
-    else:
-        bars = [
-            Bar(ticker, day, price, price, price, price, volume=f"{day.day}000.5", vwap="1.005")
-            for day in days
-            for number, ticker in enumerate(TICKERS)
-            for price in [f"{number + day.day}.{number}05"]
-        ]
-    assert expected.serve(polygon, bars) == list(days)
-    return days
+    return expected.serve(polygon, [bar for bar in expected.market_bars(made_market.FOLDER) if bar.date in days])
 
 
 def span(days: Sequence[date]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import pytest
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Table
 from maang_cli.warehouses import WAREHOUSES
 from maang_cli.warehouses.base import Query, Read
-from tests import expected, settings
+from tests import expected, made_market, settings
 from tests.conftest import Maang
 from tests.polygon_server import PolygonServer, row
 from tests.warehouses.conftest import open_catalog
@@ -68,10 +68,10 @@ def test_spark_reads_the_files_that_the_laptop_writes(spark: Spark, polygon: Pol
         assert found.select(here.column_names).to_pylist() == here.to_pylist()
 
 
-def test_nine_real_sessions_equal_the_laptops_and_need_few_statements(
-    databricks: StandIn, polygon: PolygonServer, market: Path, maang: Maang
+def test_nine_sessions_equal_the_laptops_and_need_few_statements(
+    databricks: StandIn, polygon: PolygonServer, maang: Maang
 ) -> None:
-    days = expected.serve(polygon, expected.market_bars(market))[:9]
+    days = expected.serve(polygon, expected.market_bars(made_market.FOLDER))[:9]
     for number, day in enumerate(days):
         databricks.statements.clear()
         databricks.sessions.clear()

@@ -1,0 +1,69 @@
+"""Which tests are slow, and which may be skipped. The hooks are pytest's; tests/conftest.py imports them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+SLOW_FIXTURES = {"maang", "maang_process", "spark", "template"}
+"""Whole commands, Spark and Airflow."""
+SLOW_FILES = {
+    "test_backfill.py",
+    "test_benchmarks.py",
+    "test_kill.py",
+    "test_market.py",
+    "test_selection.py",
+    "test_transcripts.py",
+}
+SLOW_FOLDERS = {"cli", "dags"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "fail if a test is skipped that FILE does not list, as a line: the start of its id, and the start of the reason"
+    parser.addoption("--allowed-skips", type=Path, metavar="FILE", help=help)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: runs whole commands, Spark, Airflow or processes; scripts/check leaves it out")
+
+
+def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+    for item in items:
+        by_path = item.path.name in SLOW_FILES or item.path.parent.name in SLOW_FOLDERS
+        if by_path or not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
+def allowed(line: str, test: str, reason: str) -> bool:
+    """Whether this line of the list allows that skip. Empty lines and comments allow nothing."""
+    test_start, _, reason_start = line.partition(" ")
+    return bool(reason_start) and test.startswith(test_start) and reason.startswith(reason_start.strip())
+
+
+def forbidden_skips(config: pytest.Config) -> list[str]:
+    """The skipped tests that the list does not allow, each with its reason."""
+    path: Path | None = config.getoption("--allowed-skips")
+    if path is None:
+        return []
+    lines = path.read_text("utf-8").splitlines()
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    found = []
+    for report in reporter.stats.get("skipped", []) if reporter else []:
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not any(allowed(line, report.nodeid, reason) for line in lines):
+            found.append(f"{report.nodeid} {reason}")
+    return found
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if forbidden_skips(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if found := forbidden_skips(config):
+        terminalreporter.section("skipped, and not allowed", red=True)
+        for each in found:
+            terminalreporter.write_line(each)
