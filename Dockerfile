@@ -4,24 +4,38 @@
 ARG PYTHON=python:3.12-slim-bookworm
 ARG AIRFLOW=apache/airflow:3.3.2-python3.12
 
-FROM ${PYTHON} AS build
+FROM ${PYTHON} AS uv
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy \
     UV_NO_CACHE=1 \
-    UV_PROJECT_ENVIRONMENT=/opt/maang \
     UV_PYTHON_DOWNLOADS=never
 RUN python -m venv /opt/uv && /opt/uv/bin/pip install uv==0.13.9
 WORKDIR /src
+
+
+# The dependencies with the versions pinned in pyproject.toml, as a file. It is written after every edit of pyproject.toml, which
+# takes seconds. Only if its text differs, the layers that install it are rebuilt.
+FROM uv AS requirements
 # A space-separated list of extras.
 ARG EXTRAS=databricks
-# The dependencies, with the versions pinned in pyproject.toml. This layer is rebuilt only if that file changes.
 COPY pyproject.toml ./
-RUN for extra in ${EXTRAS}; do set -- "$@" "--extra=${extra}"; done; /opt/uv/bin/uv sync --no-install-project "$@"
-COPY README.md LICENSE ./
+RUN for extra in ${EXTRAS}; do set -- "$@" "--extra=${extra}"; done \
+    && /opt/uv/bin/uv export --quiet --no-emit-project --no-hashes --no-annotate --no-header "$@" >/requirements.txt
+
+
+FROM uv AS wheel
+COPY pyproject.toml README.md LICENSE ./
 COPY maang_cli maang_cli
-RUN for extra in ${EXTRAS}; do set -- "$@" "--extra=${extra}"; done; /opt/uv/bin/uv sync --no-editable "$@"
+RUN /opt/uv/bin/uv build --wheel --out-dir /dist
+
+
+FROM uv AS build
+COPY --from=requirements /requirements.txt /
+RUN /opt/uv/bin/uv venv /opt/maang && /opt/uv/bin/uv pip install --python /opt/maang -r /requirements.txt
+COPY --from=wheel /dist /dist
+RUN /opt/uv/bin/uv pip install --python /opt/maang --no-deps /dist/*.whl
 
 
 # Airflow with stock_dag. The image has what the extra `airflow` installs. maang gets an environment of its own, so that neither
@@ -33,15 +47,14 @@ USER airflow
 ENV UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy \
     UV_NO_CACHE=1 \
-    UV_PROJECT_ENVIRONMENT=/opt/maang/venv \
     UV_PYTHON_DOWNLOADS=never
-ARG EXTRAS=databricks
-COPY --from=build --chown=airflow:0 /src /opt/maang/src
-RUN for extra in ${EXTRAS}; do set -- "$@" "--extra=${extra}"; done \
-    && python -m venv /opt/maang/uv \
-    && /opt/maang/uv/bin/pip install --no-cache-dir uv==0.13.9 \
-    && /opt/maang/uv/bin/uv sync --project /opt/maang/src --frozen --no-editable "$@" \
-    && rm -r /opt/maang/uv
+COPY --from=requirements /requirements.txt /opt/maang/
+RUN --mount=type=bind,from=uv,source=/opt/uv/bin,target=/opt/uv/bin \
+    /opt/uv/bin/uv venv /opt/maang/venv \
+    && /opt/uv/bin/uv pip install --python /opt/maang/venv -r /opt/maang/requirements.txt
+COPY --from=wheel /dist /opt/maang/dist
+RUN --mount=type=bind,from=uv,source=/opt/uv/bin,target=/opt/uv/bin \
+    /opt/uv/bin/uv pip install --python /opt/maang/venv --no-deps /opt/maang/dist/*.whl
 COPY --chown=airflow:0 dags /opt/airflow/dags
 ENV MAANG_COMMAND=/opt/maang/venv/bin/maang \
     MAANG_HOME=/var/lib/maang
