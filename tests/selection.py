@@ -12,8 +12,10 @@ SLOW_FIXTURES = {"maang", "maang_process", "spark", "template"}
 SLOW_FILES = {
     "test_backfill.py",
     "test_benchmarks.py",
+    "test_cached_answers.py",
     "test_kill.py",
     "test_market.py",
+    "test_progress.py",
     "test_selection.py",
     "test_transcripts.py",
 }

@@ -82,6 +82,7 @@ def bad_day() -> list[dict[str, object]]:
     return rows
 
 
+@pytest.mark.slow
 @each_page
 def test_transcripts_show_what_maang_prints(page: Path, polygon: PolygonServer, home: Path) -> None:
     text = printed = page.read_text("utf-8")
