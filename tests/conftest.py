@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 
 from maang_cli.cli.process import main
 from tests import made_market
+from tests.forks import fork_server
 from tests.polygon_server import KEY, PolygonServer
 from tests.selection import (
     pytest_addoption,
@@ -106,9 +105,9 @@ def maang_process() -> Maang:
     """`maang` in a process of its own."""
 
     def run(*argv: str) -> Outcome:
-        argv = (sys.executable, "-m", "maang_cli", *argv)
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        with fork_server().start(*argv) as process:
+            out, err = process.communicate(timeout=120)
+            return Outcome(process.wait(), out, err)
 
     return run
 

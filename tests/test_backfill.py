@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -25,6 +22,7 @@ from maang_cli.sources.base import Calls
 from maang_cli.warehouses import WAREHOUSES
 from tests import settings
 from tests.conftest import Maang
+from tests.forks import fork_server
 from tests.polygon_server import Answer, PolygonServer, row
 
 DAYS = sessions.between(date(2025, 10, 1), date(2025, 10, 20))
@@ -252,7 +250,7 @@ def test_plan_shows_what_a_backfill_then_does(maang: Maang, market_open: Polygon
 
 @pytest.mark.parametrize("refetch", [(), ("--refetch",)], ids=["", "refetch"])
 def test_answers_of_a_killed_run_are_reused_unless_refetch_is_given(
-    refetch: tuple[str, ...], maang: Maang, polygon: PolygonServer, home: Path
+    refetch: tuple[str, ...], maang: Maang, polygon: PolygonServer, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("A", "B", "C", "D", "E", "F")
     ours = wide_open(polygon, names)
@@ -270,8 +268,8 @@ def test_answers_of_a_killed_run_are_reused_unless_refetch_is_given(
         """How many answers the file has. The run has locked it, so its bytes are read: each answer names its vendor."""
         return cache.read_bytes().count(vendor) if cache.exists() else 0
 
-    argv = [sys.executable, "-m", "maang_cli", "backfill", *RANGE, *ours]
-    with subprocess.Popen(argv, env=os.environ | {"MAANG_RETRY_SECONDS": "60"}) as process:
+    monkeypatch.setenv("MAANG_RETRY_SECONDS", "60")
+    with fork_server().start("backfill", *RANGE, *ours) as process:
         while cached() < 4 and process.poll() is None:
             time.sleep(0.05)
         time.sleep(0.5)  # the last answer may still be in the middle of its commit

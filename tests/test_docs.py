@@ -26,13 +26,13 @@ from maang_cli.sources.sample import SampleSource
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Column
 from maang_cli.warehouses import WAREHOUSES
 from tests.conftest import Maang
+from tests.forks import fork_server
 from tests.golden_files import freshness, without_sizes
 from tests.polygon_server import PolygonServer, row
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PROGRAM = [sys.executable, "-m", "maang_cli"]
 TICKERS = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
 FIELDS = {"o": "open", "h": "high", "l": "low", "c": "close", "vw": "vwap"}
 BAD_DAY = date(2025, 10, 15)
@@ -61,11 +61,12 @@ def transcript(block: str, home: Path) -> str:
     """The block with each command's output as it is now."""
     lines: list[str] = []
     for command in re.findall(r"^\$ (maang .*)$", block, re.MULTILINE):
-        argv = [*PROGRAM, *shlex.split(command)[1:]]
-        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False)
-        printed = freshness(done.stdout).replace(str(home), DATA_FOLDER)
+        with fork_server().start(*shlex.split(command)[1:], stderr=subprocess.STDOUT) as process:
+            out, _ = process.communicate(timeout=120)
+            code = process.wait()
+        printed = freshness(out).replace(str(home), DATA_FOLDER)
         text = "\n".join(line.rstrip() for line in printed.splitlines())
-        lines.append(f"$ {command}\n{text}\n" + (f"$ echo $?\n{done.returncode}\n" if done.returncode else ""))
+        lines.append(f"$ {command}\n{text}\n" + (f"$ echo $?\n{code}\n" if code else ""))
     return "\n".join(lines)
 
 
@@ -102,20 +103,18 @@ def test_readme_has_transcripts_of_a_good_and_a_refused_day() -> None:
 
 
 @each_page
-def test_python_examples_run(page: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_examples_run(page: Path, home: Path, maang: Maang, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_HOME", str(home / "airflow"))
     examples = blocks(page.read_text("utf-8"), "python")
     if examples:
-        argv = [*PROGRAM, "run-day", "--date", "2025-10-14", "--source", "sample"]
-        subprocess.run(argv, check=True, timeout=120, capture_output=True)
+        assert maang("run-day", "--date", "2025-10-14", "--source", "sample").code == 0
     for example in examples:
         done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
 
 
-def test_examples_show_the_published_rows() -> None:
-    argv = [*PROGRAM, "run-day", "--date", "2025-10-14", "--source", "sample"]
-    subprocess.run(argv, check=True, timeout=120, capture_output=True)
+def test_examples_show_the_published_rows(maang: Maang) -> None:
+    assert maang("run-day", "--date", "2025-10-14", "--source", "sample").code == 0
     printed = []
     for page in (README, ROOT / "docs/tables.md"):
         [example] = blocks(page.read_text("utf-8"), "python")

@@ -5,244 +5,91 @@ The runs are forks of a process that has imported everything, so that each takes
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import itertools
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import threading
-import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from types import FrameType
-from typing import Any, Self
 
 import pytest
 from pyiceberg.exceptions import NoSuchTableError
 
-from maang_cli import backfill, pipeline, sessions
-from maang_cli.cli import process
+from maang_cli import pipeline, sessions
 from maang_cli.errors import ExitCode
 from maang_cli.sources.sample import SampleSource
 from maang_cli.warehouses.local.retention import Retention
 from maang_cli.warehouses.local.warehouse import LocalWarehouse
+from tests.forks import Fork, fork_server
 from tests.polygon_server import PolygonServer, row
 from tests.warehouses.conftest import MONDAY, TUESDAY, WEDNESDAY, Row, rows_on_disk, unreachable, without_stamp
 
-POINTS = 40
-"""How often a day is killed, for each state that it starts from."""
-BATCH_ROWS = 6
-"""Rows of a backfill's batch, so that a short range takes several batches."""
+POINTS = int(os.environ.get("MAANG_TEST_KILL_POINTS", "10"))
+"""How often a run is killed, for each state that it starts from. A very large number kills it at every event."""
+THREADS = 2
+"""How many runs are killed at the same time, for two processors."""
 TICKERS = ("AAPL", "META", "NFLX")
 PRODUCTION, CUMULATIVE = "maang.daily_stock_prices", "maang.daily_stock_prices_cumulative"
 STAMPS = {PRODUCTION: "insertion_timestamp", CUMULATIVE: "updated_at"}
 Tables = dict[str, list[Row] | None]
 """Rows by table; None if the table does not exist."""
 
-# The process that forks
-
-
-DISK = {
-    "commit",
-    "create",
-    "delete",
-    "commit_table",
-    "drop_table",
-    "mkdir",
-    "_point",
-    "replace",
-    "rmtree",
-    "clean_up",
-    "unlink",
-    "write",
-    "write_text",
-}
-"""Functions in the files below that change the disk. A kill near them tells more than a kill between them."""
-NEAR_DISK = ("maang_cli/warehouses/", "pyiceberg/", "pathlib", "shutil", "filelock/")
-
-
-def _counted(at: int | None, send: int, touching_disk: list[int] | None) -> Callable[[FrameType, str, object], None]:
-    """A profile function that sends a signal to its own process at the `at`-th event."""
-    events = itertools.count(1)
-
-    def profile(frame: FrameType, event: str, arg: object) -> None:
-        number = next(events)
-        if number == at:
-            os.kill(os.getpid(), send)
-        if touching_disk is not None:
-            touching_disk[0] = number
-            code = frame.f_code
-            if not event.startswith("c_") and code.co_name in DISK and any(part in code.co_filename for part in NEAR_DISK):
-                touching_disk.append(number)
-
-    return profile
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of `maang` in a fork."""
-
-    argv: list[str]
-    env: dict[str, str]
-    log: str
-    """The file for stderr."""
-    at: int | None
-    """The event at which the run sends the signal `send` to itself; None: never."""
-    send: int
-    notes: str | None
-    """The file for what happened; None: it is not recorded."""
-
-
-def _child(job: Job) -> int:
-    os.environ.clear()
-    os.environ.update(job.env)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    backfill.BATCH_ROWS = BATCH_ROWS
-    for number in (signal.SIGINT, signal.SIGTERM):  # they may come before `run` waits for them
-        signal.signal(number, lambda *_: None)
-    touching_disk = [0] if job.notes else None
-    if job.at or job.notes:
-        profile = _counted(job.at, job.send, touching_disk)
-        threading.setprofile(profile)
-        sys.setprofile(profile)
-    sys.argv = ["maang", *job.argv]
-    try:
-        process.run()
-    except SystemExit as exc:
-        code = int(exc.code or 0)
-    sys.setprofile(None)
-    if job.notes:
-        Path(job.notes).write_text(json.dumps({"events": touching_disk, "modules": list(sys.modules)}))
-    return code
-
-
-def _fork(**job: Any) -> int:
-    pid = os.fork()
-    if pid == 0:
-        code = int(ExitCode.BUG)
-        try:
-            code = _child(Job(**job))
-        finally:
-            if exc := sys.exception():
-                traceback.print_exception(exc)
-            sys.stderr.flush()
-            os._exit(code)
-    return pid
-
-
-def _wait(pid: int, seconds: float) -> int | str | None:
-    """The exit code, or minus the signal's number, or "stopped", or None if it is still running."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
-        if ended:
-            return "stopped" if os.WIFSTOPPED(status) else os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    return None
-
-
-def _load(modules: list[str]) -> None:
-    for name in modules:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
-
-
-def serve() -> None:
-    """Read one job a line from stdin, and write one answer a line to stdout."""
-    jobs: dict[str, Callable[..., object]] = {"fork": _fork, "wait": _wait, "load": _load}
-    for line in sys.stdin:
-        name, arguments = json.loads(line)
-        print(json.dumps(jobs[name](**arguments)), flush=True)
-
-
-# Its other end
+# Runs
 
 
 @dataclass(frozen=True)
 class Ended:
     code: int | str | None
-    err: str
+    """The exit code, or minus the signal's number, or "stopped"; None: it still runs."""
+    err: str = ""
 
 
-class Forker:
+class Runner:
     """Runs `maang` in forks, with their stderr in files in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._numbers = itertools.count()
         self._logs: dict[int, Path] = {}
-        program = "import os, sys; from tests.test_kill import serve; os.chdir(sys.argv[1]); serve()"
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", program, str(folder)],
-            cwd=Path(__file__).parents[1],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._process.communicate()
-
-    def load(self, modules: Sequence[str]) -> None:
-        """Import these modules, so that the runs need not."""
-        self._ask("load", modules=modules)
-
-    def _ask(self, name: str, **arguments: object) -> object:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([name, arguments]) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def start(self, *argv: str, at: int | None = None, send: int = signal.SIGKILL, notes: Path | None = None) -> int:
-        """Start a run that sends a signal to itself at its `at`-th event; returns its process id."""
+    def start(self, *argv: str, at: int | None = None, send: int = signal.SIGKILL, notes: Path | None = None) -> Fork:
+        """Start a run that sends a signal to itself at its `at`-th event."""
         log = self._folder / f"{next(self._numbers)}.err"
         note = str(notes) if notes else None
-        pid = self._ask("fork", argv=argv, env=dict(os.environ), log=str(log), at=at, send=int(send), notes=note)
-        assert isinstance(pid, int)
-        self._logs[pid] = log
-        return pid
+        program = f"from tests.kill_points import run; run({at}, {int(send)}, {note!r})"
+        with Path(os.devnull).open("w") as null, log.open("w") as err:
+            fork = fork_server().start(*argv, program=program, stdout=null.fileno(), stderr=err.fileno())
+        self._logs[fork.pid] = log
+        return fork
 
-    def wait(self, pid: int, seconds: float = 60) -> Ended:
-        code = self._ask("wait", pid=pid, seconds=seconds)
-        assert code is None or isinstance(code, int | str)
-        return Ended(code, self._logs[pid].read_text())
+    def wait(self, fork: Fork, seconds: float = 60) -> Ended:
+        code = fork.state(seconds)
+        if isinstance(code, int):
+            fork.close()
+        return Ended(code, self._logs[fork.pid].read_text())
 
     def run(self, *argv: str, at: int | None = None, send: int = signal.SIGKILL) -> Ended:
         return self.wait(self.start(*argv, at=at, send=send))
 
-    def watch(self, *argv: str) -> tuple[list[int], list[str]]:
-        """Run to the end. Returns the number of events followed by those near the disk, and the loaded modules."""
-        notes = self._folder / "notes.json"
+    def watch(self, *argv: str) -> list[int]:
+        """Run to the end. Returns the number of events, followed by those near the disk."""
+        notes = self._folder / f"{next(self._numbers)}.json"
         ended = self.wait(self.start(*argv, notes=notes))
         assert ended.code == 0, ended.err
-        seen = json.loads(notes.read_text())
-        return seen["events"], seen["modules"]
+        events: list[int] = json.loads(notes.read_text())
+        return events
 
 
-@pytest.fixture(scope="module")
-def forkers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Forker]]:
-    """Two, for two processors."""
-    folders = [tmp_path_factory.mktemp("forker") for _ in range(2)]
-    with contextlib.ExitStack() as stack:
-        pair = [stack.enter_context(Forker(folder)) for folder in folders]
-        _, modules = pair[0].watch("run-day", "--date", str(TUESDAY), "--source", "sample", "--home", str(folders[0] / "home"))
-        for forker in pair:
-            forker.load([*modules, "maang_cli.sources.polygon.source"])
-        yield pair
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    return Runner(folder)
 
 
 # States
@@ -328,7 +175,7 @@ STATES = {
     "an-empty-home": State([]),
     "the-day-with-other-values-and-the-day-after": State([TUESDAY, WEDNESDAY]),
     # The next day merges manifests, drops metadata files and expires snapshots.
-    "a-long-history": State(sessions.between(date(2025, 9, 26), MONDAY), keep_snapshots=3, points=POINTS // 4),
+    "a-long-history": State(sessions.between(date(2025, 9, 26), MONDAY), keep_snapshots=3, points=max(POINTS // 4, 4)),
 }
 
 
@@ -350,13 +197,13 @@ def must_be_clean(home: Path, what: str) -> None:
 
 
 def kill_and_run_again(
-    forker: Forker, place: Place, points: Sequence[int], before: Tables, after: Tables
+    runner: Runner, place: Place, points: Sequence[int], before: Tables, after: Tables
 ) -> list[int | str | None]:
     """Kill the day at each point, look, run it again, look again. Returns how the killed runs ended."""
     codes = []
     for at in points:
         place.restore()
-        killed = forker.run(*run_day(TUESDAY, place.home), at=at)
+        killed = runner.run(*run_day(TUESDAY, place.home), at=at)
         codes.append(killed.code)
         seen = place.tables()
         done = {name: values(seen)[name] == values(after)[name] for name in seen}
@@ -364,7 +211,7 @@ def kill_and_run_again(
             assert done[name] or (rows or []) == (before[name] or []), f"{name} is neither as before nor as after, killed at {at}"
         assert done[PRODUCTION] or not done[CUMULATIVE], f"windows without their bars, killed at {at}"
 
-        again = forker.run(*run_day(TUESDAY, place.home))
+        again = runner.run(*run_day(TUESDAY, place.home))
         assert again.code == 0, f"killed at {at}: {again.err}"
         assert values(place.tables()) == values(after), f"killed at {at}"
         must_be_clean(place.home, f"killed at {at}")
@@ -373,25 +220,25 @@ def kill_and_run_again(
 
 @pytest.mark.parametrize("state", [pytest.param(state, id=name) for name, state in STATES.items()])
 def test_killed_day_is_as_before_or_after_and_next_run_finishes(
-    polygon: PolygonServer, forkers: list[Forker], home: Path, monkeypatch: pytest.MonkeyPatch, state: State
+    polygon: PolygonServer, runner: Runner, home: Path, monkeypatch: pytest.MonkeyPatch, state: State
 ) -> None:
     serve_bars(polygon)
     monkeypatch.setenv("MAANG_KEEP_SNAPSHOTS", str(state.keep_snapshots))
 
     def kill_some(number: int) -> list[int | str | None]:
-        """One forker's share of the points."""
-        forker, place = forkers[number], Place(home / str(number))
+        """One thread's share of the points."""
+        place = Place(home / str(number))
         publish_other_bars(place.home, state.days, state.keep_snapshots)
         place.keep()
         before = place.tables()
-        (total, *near_disk), _ = forker.watch(*run_day(TUESDAY, place.home))
+        total, *near_disk = runner.watch(*run_day(TUESDAY, place.home))
         after = place.tables()
         assert all(values(before)[name] != values(after)[name] for name in STAMPS)
-        points = moments(total, near_disk, state.points)[number :: len(forkers)]
-        return kill_and_run_again(forker, place, points, before, after)
+        points = moments(total, near_disk, state.points)[number::THREADS]
+        return kill_and_run_again(runner, place, points, before, after)
 
-    with ThreadPoolExecutor(len(forkers)) as pool:
-        codes = [code for share in pool.map(kill_some, range(len(forkers))) for code in share]
+    with ThreadPoolExecutor(THREADS) as pool:
+        codes = [code for share in pool.map(kill_some, range(THREADS)) for code in share]
     assert set(codes) <= {-signal.SIGKILL, 0}
     assert codes.count(-signal.SIGKILL) > len(codes) * 0.9
 
@@ -401,9 +248,9 @@ def test_killed_day_is_as_before_or_after_and_next_run_finishes(
 
 RANGE = sessions.between(MONDAY, date(2025, 10, 16))
 STORED = {
-    "an-empty-home": State([], points=30),
+    "an-empty-home": State([]),
     # Grouped calls instead of range calls; the windows of what is stored are refreshed.
-    "a-range-with-gaps": State([RANGE[1]], points=20),
+    "a-range-with-gaps": State([RANGE[1]]),
 }
 
 
@@ -424,33 +271,33 @@ def must_be_between(seen: Tables, before: Tables, after: Tables, what: str) -> N
 
 
 @pytest.mark.parametrize("state", [pytest.param(state, id=name) for name, state in STORED.items()])
-def test_next_run_finishes_killed_backfill(polygon: PolygonServer, forkers: list[Forker], home: Path, state: State) -> None:
+def test_next_run_finishes_killed_backfill(polygon: PolygonServer, runner: Runner, home: Path, state: State) -> None:
     serve_bars(polygon, RANGE)
 
     def kill_some(number: int) -> list[int | str | None]:
-        """One forker's share of the points."""
-        forker, place = forkers[number], Place(home / str(number))
+        """One thread's share of the points."""
+        place = Place(home / str(number))
         run = backfill_of(RANGE, place.home)
         publish_other_bars(place.home, state.days, state.keep_snapshots)
         place.keep()
         before = place.tables()
-        (total, *near_disk), _ = forker.watch(*run)
+        total, *near_disk = runner.watch(*run)
         after = place.tables()
         assert {line["date"] for line in after[CUMULATIVE] or []} == set(RANGE)
         codes = []
-        for at in moments(total, near_disk, state.points)[number :: len(forkers)]:
+        for at in moments(total, near_disk, state.points)[number::THREADS]:
             place.restore()
-            codes.append(forker.run(*run, at=at).code)
+            codes.append(runner.run(*run, at=at).code)
             must_be_between(place.tables(), before, after, f"killed at {at}")
             for again in (run, ("status", *run[1:])):
-                ended = forker.run(*again)
+                ended = runner.run(*again)
                 assert ended.code == 0, f"killed at {at}: {ended.err}"
             assert values(place.tables()) == values(after), f"killed at {at}"
             must_be_clean(place.home, f"killed at {at}")
         return codes
 
-    with ThreadPoolExecutor(len(forkers)) as pool:
-        codes = [code for share in pool.map(kill_some, range(len(forkers))) for code in share]
+    with ThreadPoolExecutor(THREADS) as pool:
+        codes = [code for share in pool.map(kill_some, range(THREADS)) for code in share]
     assert set(codes) <= {-signal.SIGKILL, 0}
     assert codes.count(-signal.SIGKILL) > len(codes) * 0.9
 
@@ -460,23 +307,23 @@ def test_next_run_finishes_killed_backfill(polygon: PolygonServer, forkers: list
     [(signal.SIGINT, ExitCode.INTERRUPTED, "interrupted"), (signal.SIGTERM, ExitCode.TERMINATED, "terminated")],
 )
 def test_interrupted_backfill_says_how_to_finish_and_next_run_finishes_it(
-    polygon: PolygonServer, forkers: list[Forker], home: Path, send: int, code: ExitCode, word: str
+    polygon: PolygonServer, runner: Runner, home: Path, send: int, code: ExitCode, word: str
 ) -> None:
     serve_bars(polygon, RANGE)
-    forker, place = forkers[0], Place(home)
+    place = Place(home)
     run = backfill_of(RANGE, home)
-    (total, *near_disk), _ = forker.watch(*run)
+    total, *near_disk = runner.watch(*run)
     before, after = dict.fromkeys(STAMPS), place.tables()
     ended = []
-    for at in moments(total, near_disk, 12):
+    for at in moments(total, near_disk, max(POINTS // 4, 6)):
         place.restore()
-        ended.append(forker.run(*run, at=at, send=send))
+        ended.append(runner.run(*run, at=at, send=send))
         what = f"interrupted at {at}"
         must_be_between(place.tables(), before, after, what)
         if ended[-1].code:
             lines = [f"error: {word}; published data is intact", "hint: run the same command again to finish"]
             assert (ended[-1].code, ended[-1].err.splitlines()[-2:]) == (code, lines), what
-        assert forker.run(*run).code == 0, what
+        assert runner.run(*run).code == 0, what
         assert values(place.tables()) == values(after), what
         must_be_clean(home, what)
     assert [each.code for each in ended].count(code) > len(ended) * 0.8
@@ -493,7 +340,7 @@ TWO: list[tuple[str, list[tuple[date, Sequence[str]]]]] = [
 two = pytest.mark.parametrize("requests", [pytest.param(requests, id=name) for name, requests in TWO])
 
 
-def must_end_well(forker: Forker, place: Place, runs: Mapping[tuple[str, ...], Ended], after: Tables, what: str) -> None:
+def must_end_well(runner: Runner, place: Place, runs: Mapping[tuple[str, ...], Ended], after: Tables, what: str) -> None:
     """Each run has done its work, or says that it has not, and then a re-run does it."""
     for argv, ended in runs.items():
         if ended.code != 0:
@@ -502,7 +349,7 @@ def must_end_well(forker: Forker, place: Place, runs: Mapping[tuple[str, ...], E
             assert error.startswith("error: "), ended.err
             assert hint.startswith("hint: "), ended.err
             assert "run the same command again" in hint
-            assert forker.run(*argv).code == 0
+            assert runner.run(*argv).code == 0
     assert sum(ended.code != 0 for ended in runs.values()) < len(runs), what
     assert values(place.tables()) == values(after), what
     must_be_clean(place.home, what)
@@ -515,43 +362,39 @@ def place(polygon: PolygonServer, home: Path) -> Place:
     return Place(home)
 
 
-def one_after_the_other(forker: Forker, place: Place, runs: Sequence[tuple[str, ...]]) -> Tables:
+def one_after_the_other(runner: Runner, place: Place, runs: Sequence[tuple[str, ...]]) -> Tables:
     for argv in runs:
-        assert forker.run(*argv).code == 0
+        assert runner.run(*argv).code == 0
     return place.tables()
 
 
 @two
-def test_two_runs_at_the_same_time_end_well(
-    forkers: list[Forker], place: Place, requests: list[tuple[date, Sequence[str]]]
-) -> None:
-    forker = forkers[0]
+def test_two_runs_at_the_same_time_end_well(runner: Runner, place: Place, requests: list[tuple[date, Sequence[str]]]) -> None:
     argvs = [(*run_day(day, place.home, tickers), *["--quiet"] * n) for n, (day, tickers) in enumerate(requests)]
-    after = one_after_the_other(forker, place, argvs)
-    for attempt in range(3):
+    after = one_after_the_other(runner, place, argvs)
+    for attempt in range(2):
         place.restore()
-        pids = [forker.start(*argv) for argv in argvs]
-        runs = {argv: forker.wait(pid) for argv, pid in zip(argvs, pids, strict=True)}
-        must_end_well(forker, place, runs, after, f"attempt {attempt}")
+        forks = [runner.start(*argv) for argv in argvs]
+        runs = {argv: runner.wait(fork) for argv, fork in zip(argvs, forks, strict=True)}
+        must_end_well(runner, place, runs, after, f"attempt {attempt}")
 
 
 @two
 def test_stopped_run_ends_well_after_another_ran(
-    forkers: list[Forker], place: Place, requests: list[tuple[date, Sequence[str]]]
+    runner: Runner, place: Place, requests: list[tuple[date, Sequence[str]]]
 ) -> None:
-    forker = forkers[0]
     slow, quick = ((*run_day(day, place.home, tickers), *["--quiet"] * n) for n, (day, tickers) in enumerate(requests))
-    (total, *near_disk), _ = forker.watch(*slow)
-    after = one_after_the_other(forker, place, [quick])
-    for at in spread(range(1, total), 2) + spread(near_disk, 4):
+    total, *near_disk = runner.watch(*slow)
+    after = one_after_the_other(runner, place, [quick])
+    for at in moments(total, near_disk, max(POINTS // 4, 4)):
         place.restore()
-        sleeping = forker.start(*slow, at=at, send=signal.SIGSTOP)
-        stopped = forker.wait(sleeping)
-        other = forker.start(*quick)
-        ended = forker.wait(other, seconds=0.5)
+        sleeping = runner.start(*slow, at=at, send=signal.SIGSTOP)
+        stopped = runner.wait(sleeping)
+        other = runner.start(*quick)
+        ended = runner.wait(other, seconds=0.5)
         if stopped.code == "stopped":
-            os.kill(sleeping, signal.SIGCONT)
-        runs = {slow: forker.wait(sleeping) if stopped.code == "stopped" else stopped}
+            sleeping.send_signal(signal.SIGCONT)
+        runs = {slow: runner.wait(sleeping) if stopped.code == "stopped" else stopped}
         # It waits for the lock if the stopped run has it.
-        runs[quick] = forker.wait(other) if ended.code is None else ended
-        must_end_well(forker, place, runs, after, f"asleep at {at}")
+        runs[quick] = runner.wait(other) if ended.code is None else ended
+        must_end_well(runner, place, runs, after, f"asleep at {at}")

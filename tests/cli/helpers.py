@@ -18,6 +18,7 @@ from typing import IO, Any
 from maang_cli import __version__
 from maang_cli.errors import ExitCode
 from tests.conftest import Outcome
+from tests.forks import MAANG, Fork, fork_server
 from tests.polygon_server import KEY, PolygonServer, row
 
 DAY = "2025-10-14"
@@ -26,6 +27,9 @@ ON_DAY = ("--date", DAY)
 SAMPLE = ("--source", "sample")
 META = (*ON_DAY, "--tickers", "META")
 PROGRAM = (sys.executable, "-m", "maang_cli")
+Program = str | Sequence[str]
+"""Python source, which a fork carries out, or the first words of a command line, which takes Python's own time to start."""
+Process = Fork | subprocess.Popen[str]
 PATIENCE = 300
 """Seconds for a process on a busy machine."""
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -64,31 +68,29 @@ def serve(polygon: PolygonServer, *tickers: str) -> None:
     polygon.days[SESSION] = [row(ticker, SESSION) for ticker in tickers]
 
 
-def completed(argv: Sequence[str], *, program: Sequence[str] = PROGRAM, stdout: int | IO[str] = subprocess.PIPE) -> Outcome:
+def completed(argv: Sequence[str], *, program: Program = MAANG, stdout: int | IO[str] = subprocess.PIPE) -> Outcome:
     """`maang` in a process of its own, to its end."""
-    done = subprocess.run(
-        [*program, *argv],
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-        stdin=subprocess.DEVNULL,
-    )
-    return Outcome(done.returncode, done.stdout or "", done.stderr)
+    with started(*argv, program=program, stdout=stdout) as process:
+        return outcome_of(process)
 
 
 @contextmanager
-def started(*argv: str, program: Sequence[str] = PROGRAM) -> Iterator[subprocess.Popen[str]]:
+def started(*argv: str, program: Program = MAANG, stdout: int | IO[str] = subprocess.PIPE) -> Iterator[Process]:
     """`maang` in a process of its own, which is killed at the end if it still runs."""
-    with subprocess.Popen([*program, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    process: Process
+    if isinstance(program, str):
+        process = fork_server().start(*argv, program=program, stdout=stdout if isinstance(stdout, int) else stdout.fileno())
+    else:
+        null, pipe = subprocess.DEVNULL, subprocess.PIPE
+        process = subprocess.Popen([*program, *argv], stdin=null, stdout=stdout, stderr=pipe, text=True)
+    with process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+def wait_until(condition: Callable[[], object], process: Process) -> None:
     """Wait for something that the running process does."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
@@ -97,30 +99,21 @@ def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) 
         time.sleep(0.02)
 
 
-def outcome_of(process: subprocess.Popen[str]) -> Outcome:
+def outcome_of(process: Process) -> Outcome:
     """How a process that is about to end ends."""
     out, err = process.communicate(timeout=PATIENCE)
-    return Outcome(process.returncode, out, err)
+    return Outcome(process.wait(), out or "", err)
 
 
 class Terminal:
     """A run on a terminal of its own, which is the process's controlling terminal: what is typed there may be Ctrl-C."""
 
-    def __init__(self, *argv: str, columns: int = 100, program: Sequence[str] = PROGRAM, **env: str) -> None:
+    def __init__(self, *argv: str, columns: int = 100, program: str = MAANG, **env: str) -> None:
         self._ours, its = pty.openpty()
         termios.tcsetwinsize(its, (40, columns))
         kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "TERM")}
-        with_terminal = (
-            f"import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv({sys.executable!r}, sys.argv[1:])"
-        )
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", with_terminal, *program, *argv],
-            stdin=its,
-            stdout=its,
-            stderr=its,
-            start_new_session=True,
-            env=kept | {"TERM": "xterm-256color"} | env,
-        )
+        env = kept | {"TERM": "xterm-256color"} | env
+        self._process = Fork(fork_server().fork(program, argv, [its, its, its], env, terminal=True))
         os.close(its)
         self.written = b""
 
@@ -141,10 +134,11 @@ class Terminal:
             """Linux reports the end of the last writer like this."""
         finally:
             os.close(self._ours)
-        return self._process.wait(PATIENCE), self.written.decode().replace("\r\n", "\n")
+        with self._process:
+            return self._process.wait(PATIENCE), self.written.decode().replace("\r\n", "\n")
 
 
-def on_terminal(*argv: str, columns: int = 100, typed: str = "", program: Sequence[str] = PROGRAM, **env: str) -> tuple[int, str]:
+def on_terminal(*argv: str, columns: int = 100, typed: str = "", program: str = MAANG, **env: str) -> tuple[int, str]:
     """A run on a terminal, where `typed` waits to be read: its exit code, and everything that it wrote."""
     terminal = Terminal(*argv, columns=columns, program=program, **env)
     terminal.type(typed)

@@ -27,6 +27,7 @@ from tests.cli.helpers import (
     PROGRAM,
     SAMPLE,
     SESSION,
+    Process,
     Terminal,
     completed,
     envelope,
@@ -163,10 +164,11 @@ def test_characters_that_the_terminal_lacks_are_not_an_error(
     maang: Maang, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    done = completed(["doctor", *SAMPLE, "--home", str(tmp_path / "Bücher")])
+    argv = ["doctor", *SAMPLE, "--home", str(tmp_path / "Bücher")]
+    done = completed(argv, program=PROGRAM)
     assert done.code == 0
     assert "B\\xfccher" in done.out.replace("\n", "")
-    home = envelope(completed(["doctor", *SAMPLE, "--home", str(tmp_path / "Bücher"), "--json"]))["result"]["checks"][0]["found"]
+    home = envelope(completed([*argv, "--json"], program=PROGRAM))["result"]["checks"][0]["found"]
     assert "Bücher" in home
 
 
@@ -185,7 +187,7 @@ run()
 
 def test_broken_pipe_in_the_work_is_a_bug() -> None:
     """Typer takes it for a reader that has left."""
-    done = completed(["ingest", *ON_DAY, *SAMPLE, "-q", "--json"], program=(sys.executable, "-c", BROKEN_SOCKET))
+    done = completed(["ingest", *ON_DAY, *SAMPLE, "-q", "--json"], program=BROKEN_SOCKET)
     assert (done.code, envelope(done)["outcome"]) == (ExitCode.BUG, "bug")
     assert done.err.endswith("BrokenPipeError: [Errno 32] Broken pipe\n")
 
@@ -231,7 +233,7 @@ run()
 
 
 @contextmanager
-def in_an_api_call(polygon: PolygonServer, _maang: Maang, _home: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
+def in_an_api_call(polygon: PolygonServer, _maang: Maang, _home: Path, *flags: str) -> Iterator[Process]:
     polygon.always = lambda path: Answer(delay=3600)
     with started("run-day", *META, *flags) as process:
         wait_until(lambda: polygon.requests, process)
@@ -239,7 +241,7 @@ def in_an_api_call(polygon: PolygonServer, _maang: Maang, _home: Path, *flags: s
 
 
 @contextmanager
-def between_two_api_calls(polygon: PolygonServer, _maang: Maang, _home: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
+def between_two_api_calls(polygon: PolygonServer, _maang: Maang, _home: Path, *flags: str) -> Iterator[Process]:
     polygon.always = lambda path: Answer(429, b"{}", {"Retry-After": "60"})
     with started("run-day", *META, *flags) as process:
         wait_until(lambda: polygon.requests, process)
@@ -248,16 +250,16 @@ def between_two_api_calls(polygon: PolygonServer, _maang: Maang, _home: Path, *f
 
 
 @contextmanager
-def in_a_query(_polygon: PolygonServer, maang: Maang, _home: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
+def in_a_query(_polygon: PolygonServer, maang: Maang, _home: Path, *flags: str) -> Iterator[Process]:
     assert maang("run-day", *META, "--source", "sample").code == 0
-    with started("show", *META, "--source", "sample", *flags, program=(sys.executable, "-c", ENDLESS)) as process:
+    with started("show", *META, "--source", "sample", *flags, program=ENDLESS) as process:
         wait_until(Path("begun").exists, process)
         time.sleep(0.5)  # from the query's text to the query
         yield process
 
 
 @contextmanager
-def waiting_for_the_lock(polygon: PolygonServer, maang: Maang, home: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
+def waiting_for_the_lock(polygon: PolygonServer, maang: Maang, home: Path, *flags: str) -> Iterator[Process]:
     serve(polygon, "META")
     assert maang("init-tables").code == 0
     with FileLock(home / "warehouse" / "writer.lock"), started("ingest", *META, *flags) as process:
@@ -267,13 +269,13 @@ def waiting_for_the_lock(polygon: PolygonServer, maang: Maang, home: Path, *flag
 
 
 @contextmanager
-def loading_modules(_polygon: PolygonServer, _maang: Maang, _home: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
-    with started("run-day", *META, *flags, program=(sys.executable, "-c", LOADING)) as process:
+def loading_modules(_polygon: PolygonServer, _maang: Maang, _home: Path, *flags: str) -> Iterator[Process]:
+    with started("run-day", *META, *flags, program=[sys.executable, "-c", LOADING]) as process:
         wait_until(Path("begun").exists, process)
         yield process
 
 
-Moment = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
+Moment = Callable[..., AbstractContextManager[Process]]
 MOMENTS: dict[str, tuple[Moment, str | None, list[str]]] = {
     "in an API call": (in_an_api_call, "run-day", [DAY]),
     "between two API calls": (between_two_api_calls, "run-day", [DAY]),
@@ -285,7 +287,7 @@ MOMENTS: dict[str, tuple[Moment, str | None, list[str]]] = {
 each_signal = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 
 
-def ended_by(process: subprocess.Popen[str], number: int) -> Outcome:
+def ended_by(process: Process, number: int) -> Outcome:
     """The end of a process that gets a signal now, which must come soon."""
     before = time.monotonic()
     process.send_signal(number)
@@ -363,7 +365,7 @@ def test_next_run_finishes_an_interrupted_one(moment: str, polygon: PolygonServe
 
 def test_next_run_drops_the_staging_table_of_an_interrupted_one(polygon: PolygonServer, maang: Maang, home: Path) -> None:
     serve(polygon, "META")
-    with started("run-day", *META, "-q", program=(sys.executable, "-c", ENDLESS)) as process:
+    with started("run-day", *META, "-q", program=ENDLESS) as process:
         wait_until(Path("begun").exists, process)  # in `check`, the first step with a query
         time.sleep(0.5)
         ended_by(process, signal.SIGTERM)
@@ -442,7 +444,7 @@ process.run()
 def test_signal_after_the_last_word_only_ends_the_process(
     lingering: str, number: signal.Signals, argv: Sequence[str], code: int
 ) -> None:
-    program = (sys.executable, "-c", WITH_LINGERING.format(lingering=LINGERING[lingering]))
+    program = WITH_LINGERING.format(lingering=LINGERING[lingering])
     with started(*argv, "-q", "--json", program=program) as process:
         assert process.stdout
         written = ""
@@ -511,7 +513,7 @@ run()
 )
 def test_signal_ends_a_run_although_the_warehouse_cant_cancel(cancel: str, polygon: PolygonServer) -> None:
     polygon.always = lambda path: Answer(delay=3600)
-    program = (sys.executable, "-c", CANCELLING.format(cancel=cancel))
+    program = CANCELLING.format(cancel=cancel)
     with started("run-day", *META, "-q", "--json", program=program) as process:
         wait_until(lambda: polygon.requests, process)
         outcome = ended_by(process, signal.SIGINT)
@@ -520,7 +522,7 @@ def test_signal_ends_a_run_although_the_warehouse_cant_cancel(cancel: str, polyg
 
 def test_first_of_two_signals_decides(polygon: PolygonServer) -> None:
     polygon.always = lambda path: Answer(delay=3600)
-    program = (sys.executable, "-c", CANCELLING.format(cancel="def stop(run): Path('begun').touch(); time.sleep(3600)"))
+    program = CANCELLING.format(cancel="def stop(run): Path('begun').touch(); time.sleep(3600)")
     with started("run-day", *META, "-q", program=program) as process:
         wait_until(lambda: polygon.requests, process)
         process.terminate()
@@ -611,7 +613,7 @@ ASKS = "from maang_cli.cli import commands, process; commands.ASK_SECONDS = 0; p
 
 def test_ctrl_c_at_the_question_changes_nothing(polygon: PolygonServer, home: Path) -> None:
     serve(polygon, "META")
-    terminal = Terminal("backfill", *META, program=(sys.executable, "-c", ASKS))
+    terminal = Terminal("backfill", *META, program=ASKS)
     terminal.read_until("continue? [y/N]")
     terminal.type("\x03")
     code, written = terminal.end()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -360,7 +359,7 @@ run()
 
 @pytest.mark.parametrize(("program", "error"), [(BUG, "RuntimeError"), (RENDERING_BUG, "TypeError")], ids=["work", "result"])
 def test_bug_keeps_its_traceback_on_stderr(program: str, error: str) -> None:
-    outcome = completed(["ingest", *ON_DAY, *SAMPLE, "--json", "-q"], program=(sys.executable, "-c", program))
+    outcome = completed(["ingest", *ON_DAY, *SAMPLE, "--json", "-q"], program=program)
     found = envelope(outcome)
     assert (outcome.code, found["outcome"], found["command"], found["sessions"]) == (1, "bug", "ingest", [DAY])
     assert found["result"] is None
@@ -371,7 +370,7 @@ def test_bug_keeps_its_traceback_on_stderr(program: str, error: str) -> None:
 
 
 def test_bug_without_json_prints_only_its_traceback() -> None:
-    outcome = completed(["run-day", *ON_DAY, *SAMPLE, "-q"], program=(sys.executable, "-c", BUG))
+    outcome = completed(["run-day", *ON_DAY, *SAMPLE, "-q"], program=BUG)
     assert (outcome.code, outcome.out) == (1, "")
     assert outcome.err.startswith("Traceback (most recent call last)")
     assert outcome.err.endswith("RuntimeError: a bug\n")
@@ -381,5 +380,5 @@ def test_bug_without_json_prints_only_its_traceback() -> None:
 
 def test_main_raises_a_bug() -> None:
     program = BUG.replace("import run\nrun()", "import main\ntry: main(sys.argv[1:])\nexcept RuntimeError: print('raised')")
-    outcome = completed(["ingest", *ON_DAY, *SAMPLE, "-q"], program=(sys.executable, "-c", program))
+    outcome = completed(["ingest", *ON_DAY, *SAMPLE, "-q"], program=program)
     assert (outcome.code, outcome.out, outcome.err) == (0, "raised\n", "")

@@ -31,7 +31,7 @@ TICKERS = "META,AAPL,AMZN"
 OURS = ("--tickers", TICKERS)
 WIDE = ",".join(f"T{number}" for number in range(20))
 """So many tickers that one call a session is cheaper than one call a ticker."""
-ASKS = (sys.executable, "-c", "from maang_cli.cli import commands, process; commands.ASK_SECONDS = 0; process.run()")
+ASKS = "from maang_cli.cli import commands, process; commands.ASK_SECONDS = 0; process.run()"
 """`maang`, which asks before any backfill: one that takes an hour would take too long."""
 LINE = re.compile(r"backfill +(\d+) of 14 sessions, (\d+) rows, (\d+) of (?:3|14) calls(?:, (\d+) s left)?")
 
@@ -147,7 +147,7 @@ def test_backfill_starts_after_a_yes(flags: Sequence[str], typed: str, asked: bo
 
 
 def test_yes_from_a_pipe_does_not_count(market: PolygonServer) -> None:
-    argv = [*ASKS, "backfill", *RANGE, *OURS]
+    argv = [sys.executable, "-c", ASKS, "backfill", *RANGE, *OURS]
     done = subprocess.run(argv, input="y\n", capture_output=True, text=True, check=False, timeout=PATIENCE)
     outcome = Outcome(done.returncode, done.stdout, done.stderr)
     assert (outcome.code, outcome.out, market.requests) == (2, "", [])

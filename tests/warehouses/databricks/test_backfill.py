@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import closing
@@ -21,6 +19,7 @@ from maang_cli.tables import CUMULATIVE, PRODUCTION
 from maang_cli.warehouses import WAREHOUSES
 from tests import expected, made_market, settings
 from tests.conftest import Maang
+from tests.forks import fork_server
 from tests.polygon_server import PolygonServer
 from tests.warehouses.databricks.server import Fault, StandIn
 from tests.warehouses.databricks.test_days import assert_same_tables
@@ -48,7 +47,7 @@ def span(days: Sequence[date]) -> tuple[str, ...]:
 
 def kill_at(databricks: StandIn, pattern: str, carried_out: bool, *argv: str) -> None:
     """Kill a run when it has sent a statement that matches. `carried_out`: whether the statement runs nevertheless."""
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = fork_server().start(*argv, program=PROGRAM)
 
     def kill(statement: str) -> Fault | None:
         if not re.match(pattern, statement):

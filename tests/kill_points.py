@@ -1,0 +1,75 @@
+"""A run of `maang` that sends a signal to itself at a chosen moment. `tests/test_kill.py` runs it in forks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from maang_cli import backfill
+from maang_cli.cli import process
+
+BATCH_ROWS = 6
+"""Rows of a backfill's batch, so that a short range takes several batches."""
+DISK = {
+    "commit",
+    "create",
+    "delete",
+    "commit_table",
+    "drop_table",
+    "mkdir",
+    "_point",
+    "replace",
+    "rmtree",
+    "clean_up",
+    "unlink",
+    "write",
+    "write_text",
+}
+"""Functions in the files below that change the disk. A kill near them tells more than a kill between them."""
+NEAR_DISK = ("maang_cli/warehouses/", "pyiceberg/", "pathlib", "shutil", "filelock/")
+
+
+def _counted(at: int | None, send: int, touching_disk: list[int] | None) -> Callable[[FrameType, str, object], None]:
+    """A profile function that sends a signal to its own process at the `at`-th event."""
+    events = itertools.count(1)
+
+    def profile(frame: FrameType, event: str, arg: object) -> None:
+        number = next(events)
+        if number == at:
+            os.kill(os.getpid(), send)
+        if touching_disk is not None:
+            touching_disk[0] = number
+            code = frame.f_code
+            if not event.startswith("c_") and code.co_name in DISK and any(part in code.co_filename for part in NEAR_DISK):
+                touching_disk.append(number)
+
+    return profile
+
+
+def run(at: int | None, send: int, notes: str | None) -> None:
+    """Run this process's command line.
+
+    `at`: the event at which it sends the signal `send` to itself; None: never. `notes`: the file for the number of events,
+    followed by those near the disk; None: they are not recorded.
+    """
+    backfill.BATCH_ROWS = BATCH_ROWS
+    for number in (signal.SIGINT, signal.SIGTERM):  # they may come before `run` waits for them
+        signal.signal(number, lambda *_: None)
+    touching_disk = [0] if notes else None
+    if at or notes:
+        profile = _counted(at, send, touching_disk)
+        threading.setprofile(profile)
+        sys.setprofile(profile)
+    try:
+        process.run()
+    finally:
+        sys.setprofile(None)
+        if notes:
+            Path(notes).write_text(json.dumps(touching_disk))
