@@ -54,6 +54,8 @@ class Plan:
     per_minute: int | None
     resume: Resume | None = None
     """None: cached answers are not used."""
+    batch_rows: int = BATCH_ROWS
+    """The most rows of one batch."""
 
     @property
     def rows(self) -> int:
@@ -62,7 +64,7 @@ class Plan:
     @property
     def commits(self) -> int:
         """Commits to both tables; a commit that would change nothing is not made."""
-        return 2 * len(self.batches) + len(missing.chunks(list(self.windows), self.request, BATCH_ROWS))
+        return 2 * len(self.batches) + len(missing.chunks(list(self.windows), self.request, self.batch_rows))
 
     @property
     def seconds(self) -> float:
@@ -117,7 +119,7 @@ class Backfilled:
         return GateRefused(message, hint=hint) if self.refused else type(errors[0])(message, hint=hint)
 
 
-def cut(wanted: Mapping[date, frozenset[str]], calls: Calls, most_calls: int, most_rows: int | None = None) -> tuple[Batch, ...]:
+def cut(wanted: Mapping[date, frozenset[str]], calls: Calls, most_calls: int, most_rows: int) -> tuple[Batch, ...]:
     """Batches of sessions that lack the same tickers, in order of their first session.
 
     A batch has at most `most_rows` rows (but at least one session), and waits for at most `most_calls` grouped calls. All range
@@ -128,7 +130,7 @@ def cut(wanted: Mapping[date, frozenset[str]], calls: Calls, most_calls: int, mo
     filling: dict[frozenset[str], tuple[list[date], int]] = {}
     for day in sorted(wanted):
         tickers = wanted[day]
-        most = max(min(BATCH_ROWS, most_rows or BATCH_ROWS) // len(tickers), 1)
+        most = max(most_rows // len(tickers), 1)
         days, waits = filling.get(tickers, ([], 0))
         if not days or len(days) == most or waits + (day in grouped) > most_calls:
             days, waits = [], 0
@@ -138,15 +140,16 @@ def cut(wanted: Mapping[date, frozenset[str]], calls: Calls, most_calls: int, mo
     return tuple(Batch(tuple(sorted(tickers)), tuple(days)) for tickers, days in batches)
 
 
-def plan(source: Source, warehouse: Warehouse, request: Request, *, refetch: bool = False) -> Plan:
-    """What a backfill of the request would do. Nothing is fetched or written."""
+def plan(source: Source, warehouse: Warehouse, request: Request, *, refetch: bool = False, batch_rows: int = BATCH_ROWS) -> Plan:
+    """What a backfill of the request would do. Nothing is fetched or written. `batch_rows`: the most rows of one batch."""
     bars = missing.find_missing_bars(warehouse, request, refetch=refetch)
     refreshed = {later for day in bars.missing for later in calendar.affected(day)}
     windows = {day: found for day, found in missing.find_stale_windows(warehouse, request).items() if day not in refreshed}
     resume = None if refetch else Resume(frozenset(request.tickers), request.sessions[0], request.sessions[-1])
     calls, pace = source.plan(bars.missing, resume=resume), source.per_minute
-    batches = cut(bars.missing, calls, pace * BATCH_MINUTES if pace else BATCH_CALLS, warehouse.max_staged_rows)
-    return Plan(request, bars, windows, batches, calls, pace, resume)
+    most_rows = min(batch_rows, warehouse.max_staged_rows or batch_rows)
+    batches = cut(bars.missing, calls, pace * BATCH_MINUTES if pace else BATCH_CALLS, most_rows)
+    return Plan(request, bars, windows, batches, calls, pace, resume, batch_rows)
 
 
 def run(source: Source, warehouse: Warehouse, todo: Plan, report: Callable[[BackfillProgress], None]) -> Backfilled:
@@ -166,7 +169,7 @@ def run(source: Source, warehouse: Warehouse, todo: Plan, report: Callable[[Back
             _publish_batch(warehouse, request, batch, fetched, done)
             clock.batch_done(batch, fetched.rows.num_rows)
     done.calls = source.calls
-    for days in missing.chunks(list(todo.windows), request, BATCH_ROWS):
+    for days in missing.chunks(list(todo.windows), request, todo.batch_rows):
         done.cumulative += pipeline.cumulate(warehouse, replace(request, sessions=days)).replaced
     _drop_published(warehouse, request, done.published)
     return done

@@ -33,7 +33,9 @@ class StaleWindows:
     stale: int
 
 
-def find_missing_bars(warehouse: Warehouse, request: Request, *, refetch: bool = False) -> MissingBars:
+def find_missing_bars(
+    warehouse: Warehouse, request: Request, *, refetch: bool = False, compared_rows: int = COMPARED_ROWS
+) -> MissingBars:
     """What production lacks of the request, by the gate's meaning of missing; with `refetch`, all of it counts as missing."""
     everything = frozenset(request.tickers)
     if refetch:
@@ -45,7 +47,7 @@ def find_missing_bars(warehouse: Warehouse, request: Request, *, refetch: bool =
         stored = {}
     partial = [day for day in request.sessions if 0 < stored.get(day, 0) < len(everything)]
     lacking: dict[date, frozenset[str]] = {day: everything for day in request.sessions if not stored.get(day)}
-    lacking |= _missing_tickers(warehouse, request, partial)
+    lacking |= _missing_tickers(warehouse, request, chunks(partial, request, compared_rows))
     missing: dict[date, frozenset[str]] = {}
     allowed: dict[date, frozenset[str]] = {}
     for day in sorted(lacking):
@@ -59,10 +61,10 @@ def is_allowed(request: Request, tickers: frozenset[str]) -> bool:
     return tickers <= allow.tickers or len(tickers) * 100 <= allow.percent * len(request.tickers)
 
 
-def _missing_tickers(warehouse: Warehouse, request: Request, days: Sequence[date]) -> dict[date, frozenset[str]]:
+def _missing_tickers(warehouse: Warehouse, request: Request, pieces: Iterable[Sequence[date]]) -> dict[date, frozenset[str]]:
     """Which tickers these sessions lack; equal sets are one object."""
     found: dict[date, set[str]] = {}
-    for chunk in chunks(days, request, COMPARED_ROWS):
+    for chunk in pieces:
         text = sql.text(
             "missing_tickers", sessions=sql.rows(map(sql.day, chunk)), first=sql.day(chunk[0]), last=sql.day(chunk[-1])
         )
@@ -73,11 +75,11 @@ def _missing_tickers(warehouse: Warehouse, request: Request, days: Sequence[date
     return {day: known.setdefault(each, each) for day, each in ((day, frozenset(names)) for day, names in found.items())}
 
 
-def find_stale_windows(warehouse: Warehouse, request: Request) -> dict[date, StaleWindows]:
+def find_stale_windows(warehouse: Warehouse, request: Request, compared_rows: int = COMPARED_ROWS) -> dict[date, StaleWindows]:
     """The sessions of the request, and the 6 after it, whose windows are missing or differ from a recomputation."""
     found: dict[date, StaleWindows] = {}
     last = calendar.affected(request.sessions[-1])[-1]
-    for targets in chunks(calendar.between(request.sessions[0], last), request, COMPARED_ROWS):
+    for targets in chunks(calendar.between(request.sessions[0], last), request, compared_rows):
         try:
             rows = warehouse.query(stale_windows_query(request.tickers, targets)).to_pylist()
         except TableMissing:

@@ -1,8 +1,7 @@
-"""Which tests are slow, and which may be skipped. The hooks are pytest's; tests/conftest.py imports them."""
+"""Which tests are slow, which run in the same process, and which may be skipped. The hooks are pytest's; tests/conftest.py imports them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,8 @@ SLOW_FILES = {
     "test_transcripts.py",
 }
 SLOW_FOLDERS = {"cli", "dags"}
+LONGEST = ("dags", "spark", "tests/test_kill.py", "tests/cli/test_process.py")
+"""The groups of tests that take longest, the longest first."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,11 +32,28 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: runs whole commands, Spark, Airflow or processes; scripts/check leaves it out")
 
 
-def pytest_collection_modifyitems(items: Iterable[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow tests. Put each test into a group, and the longest groups first.
+
+    With `--dist loadgroup`, one process runs all tests of a group.
+    """
+    groups = {item: group(item) for item in items}
+    items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
     for item in items:
+        item.add_marker(pytest.mark.xdist_group(name=groups[item]))
         by_path = item.path.name in SLOW_FILES or item.path.parent.name in SLOW_FOLDERS
         if by_path or not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+
+
+def group(item: pytest.Item) -> str:
+    """One group starts Spark and another starts Airflow. Otherwise a file is a group, so that its tests share its fixtures."""
+    callspec = getattr(item, "callspec", None)
+    if "spark" in getattr(item, "fixturenames", ()) or (callspec and "databricks" in callspec.params.values()):
+        return "spark"
+    folder = item.path.parent.name
+    return folder if folder == "dags" else str(item.path.relative_to(item.config.rootpath))
 
 
 def allowed(line: str, test: str, reason: str) -> bool:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import date
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
@@ -15,12 +14,10 @@ from typing import Any
 
 import pytest
 
-from maang_cli import backfill, missing, sessions
-from maang_cli.pipeline import Request
-from maang_cli.sources import SOURCES
+from maang_cli import backfill, sessions
+from maang_cli.errors import SourceFailed
 from maang_cli.sources.base import Calls
-from maang_cli.warehouses import WAREHOUSES
-from tests import settings
+from tests import batches
 from tests.conftest import Maang
 from tests.forks import fork_server
 from tests.polygon_server import Answer, PolygonServer, row
@@ -79,7 +76,7 @@ def test_backfill_fills_the_tables_as_single_days_do(
     if anywhere == "local":
         assert {found["size"]["snapshots"] for found in status(maang)["tables"]} == {1}
     monkeypatch.setenv("MAANG_SCHEMA", "one_by_one")
-    for day in reversed(DAYS[:9]):
+    for day in reversed(DAYS[: 9 if anywhere == "local" else 2]):
         assert maang("run-day", "--date", str(day), *OURS).code == 0
     assert maang("backfill", *RANGE, *OURS).code == 0
     assert tables(maang) == backfilled
@@ -181,13 +178,13 @@ def test_call_that_stalls_exits_4_and_the_next_run_finishes(
     tickers: tuple[str, ...], silent: bool, maang: Maang, polygon: PolygonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAANG_RETRY_SECONDS", "0.5")
-    monkeypatch.setattr(backfill, "BATCH_ROWS", 3 * len(tickers))
     ours = wide_open(polygon, tickers)
     stalled = "AAPL" if tickers == NARROW else str(DAYS[7])
     stall = Answer(delay=60) if silent else Answer(body=b"x" * 600, drip=0.1)
     polygon.always = lambda path: stall if stalled in path else None
-    done = maang("backfill", *RANGE, *ours)
-    assert (done.code, "gave no usable answer within 0.5 s" in done.err) == (4, True)
+    with pytest.raises(SourceFailed, match=r"gave no usable answer within 0\.5 s") as failed:
+        batches.run(DAYS, 3 * len(tickers), tickers=ours[1])
+    assert failed.value.exit_code == 4
     # Range calls come before the first batch. The session that stalls is in the third batch.
     assert stored(maang, tickers) == [(str(day), len(tickers)) for day in DAYS[: 0 if tickers == NARROW else 6]]
     assert maang("status", *RANGE, *ours).code == 5
@@ -201,17 +198,19 @@ def test_call_that_stalls_exits_4_and_the_next_run_finishes(
 
 @shapes
 def test_random_http_429_answers_only_cost_time(
-    tickers: tuple[str, ...], maang: Maang, polygon: PolygonServer, monkeypatch: pytest.MonkeyPatch
+    tickers: tuple[str, ...],
+    maang: Maang,
+    polygon: PolygonServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("MAANG_RETRY_SECONDS", "30")
-    monkeypatch.setattr(backfill, "BATCH_ROWS", 3 * len(tickers))
     ours = wide_open(polygon, tickers)
     chance = random.Random(1)
     polygon.always = lambda path: Answer(429, headers={"Retry-After": "0"}) if chance.random() < 0.4 else None
-    done = maang("backfill", *RANGE, *ours, "--json")
-    assert done.code == 0, done.err
-    assert done.result["calls"] == len(polygon.requests) > min(len(tickers), len(DAYS))
-    assert "HTTP 429; trying again in" in done.err
+    done = batches.run(DAYS, 3 * len(tickers), tickers=ours[1])
+    assert done.calls == len(polygon.requests) > min(len(tickers), len(DAYS))
+    assert "HTTP 429; trying again in" in caplog.text
     assert stored(maang, tickers) == [(str(day), len(tickers)) for day in DAYS]
     assert {line["ticker"]: line["volume"] for line in table(maang, "production", *tickers) if line["date"] == str(DAYS[3])} == {
         ticker: int(Decimal(str(bar(ticker, DAYS[3])["v"])).quantize(Decimal(1), ROUND_HALF_UP)) for ticker in tickers
@@ -298,15 +297,16 @@ def test_backfill_of_more_than_an_hour_needs_yes(
     assert "hint: give --yes" in done.err
 
 
-def cut(lacking: dict[date, frozenset[str]], grouped: Sequence[date] = (), calls: int = 100) -> list[tuple[object, ...]]:
-    return [(batch.tickers, batch.sessions) for batch in backfill.cut(lacking, Calls(tuple(grouped)), calls)]
+def cut(
+    lacking: dict[date, frozenset[str]], grouped: Sequence[date] = (), calls: int = 100, rows: int = 1000
+) -> list[tuple[object, ...]]:
+    return [(batch.tickers, batch.sessions) for batch in backfill.cut(lacking, Calls(tuple(grouped)), calls, rows)]
 
 
-def test_batch_has_sessions_that_lack_the_same_tickers_and_a_limited_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backfill, "BATCH_ROWS", 6)
+def test_batch_has_sessions_that_lack_the_same_tickers_and_a_limited_number_of_rows() -> None:
     some, all_of_them = frozenset(["A"]), frozenset(["A", "B", "C"])
     lacking = {day: some if number in (3, 4) else all_of_them for number, day in enumerate(DAYS[:8])}
-    assert cut(lacking) == [
+    assert cut(lacking, rows=6) == [
         (("A", "B", "C"), DAYS[0:2]),
         (("A", "B", "C"), (DAYS[2], DAYS[5])),
         (("A",), DAYS[3:5]),
@@ -324,20 +324,18 @@ def test_batch_waits_for_a_limited_number_of_calls() -> None:
 def test_batch_takes_at_most_ten_minutes_of_calls(maang: Maang, polygon: PolygonServer, monkeypatch: pytest.MonkeyPatch) -> None:
     wide = ("--tickers", ",".join(f"T{number}" for number in range(300)))
     year = ("--from", "2024-10-01", "--to", "2025-09-30")
-    for pace, batches in (("", 3), ("5", 5), ("1000", 1)):
+    for pace, number in (("", 3), ("5", 5), ("1000", 1)):
         monkeypatch.setenv("MAANG_CALLS_PER_MINUTE", pace)
         plan = maang("plan", *year, *wide, "--json").result
-        assert (plan["grouped_calls"], plan["batches"]) == (250, batches)
+        assert (plan["grouped_calls"], plan["batches"]) == (250, number)
     assert polygon.requests == []
 
 
 def test_many_batches_fill_the_tables_as_one(maang: Maang, market_open: PolygonServer, monkeypatch: pytest.MonkeyPatch) -> None:
     maang("backfill", *RANGE, *OURS)
     in_one = tables(maang)
-    monkeypatch.setattr(backfill, "BATCH_ROWS", 12)
-    monkeypatch.setattr(missing, "COMPARED_ROWS", 9)
     monkeypatch.setenv("MAANG_SCHEMA", "in_batches")
-    assert maang("backfill", *RANGE, *OURS).code == 0
+    assert len(batches.run(DAYS, 12, tickers=OURS[1]).plan.batches) == 4
     assert tables(maang) == in_one
     assert status(maang)["complete"]
 
@@ -346,23 +344,7 @@ def test_backfills_of_overlapping_ranges_may_run_at_the_same_time(
     maang: Maang, market_open: PolygonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MAANG_RETRY_SECONDS", "30")  # three runs share the machine
-    monkeypatch.setattr(backfill, "BATCH_ROWS", 9)
-    failures: list[BaseException] = []
-
-    def one(first: int, last: int) -> None:
-        chosen = settings.load()
-        request = Request(TICKERS, DAYS[first:last])
-        try:
-            with closing(WAREHOUSES["local"].open(chosen, "")) as opened, closing(SOURCES["polygon"].open(chosen)) as source:
-                backfill.run(source, opened, backfill.plan(source, opened, request), lambda _progress: None)
-        except BaseException as exc:  # noqa: BLE001 - the test checks them below
-            failures.append(exc)
-
-    threads = [threading.Thread(target=one, args=ends) for ends in ((0, 10), (3, len(DAYS)), (0, 10))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    ranges = [DAYS[first:last] for first, last in ((0, 10), (3, len(DAYS)), (0, 10))]
+    assert batches.run_at_the_same_time(ranges, 9, tickers=OURS[1]) == []
     found = status(maang)
     assert (found["complete"], found["staging"]) == (True, [])

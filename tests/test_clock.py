@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import pytest
 
-from maang_cli import backfill
 from maang_cli.sessions import NEW_YORK
 from tests.conftest import Maang
 from tests.polygon_server import PolygonServer, row, session_end, session_start
@@ -113,7 +112,6 @@ def test_range_is_cut_at_6_in_new_york_in_summer_and_winter(
 def test_time_that_passes_during_a_backfill_does_not_change_its_sessions(
     morning: str, polygon: PolygonServer, maang: Maang, clock: type[Clock], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backfill, "BATCH_ROWS", 6)
     serve(polygon, *AUTUMN)
     clock.set("2025-11-03T23:59")
     polygon.always = lambda path: clock.set(morning)

@@ -11,6 +11,7 @@ import pytest
 from maang_cli import sessions as calendar
 from tests.conftest import Maang, Outcome
 from tests.polygon_server import Answer, PolygonServer, grouped, row
+from tests.warehouses.databricks.server import StandIn
 
 SAMPLE = ("--source", "sample")
 
@@ -51,14 +52,13 @@ def test_every_check_passes(warehouse: str, polygon: PolygonServer, maang: Maang
     )
 
 
-def test_nothing_is_left_behind_on_databricks(maang: Maang, request: pytest.FixtureRequest, polygon: PolygonServer) -> None:
-    server = request.getfixturevalue("databricks")
+def test_nothing_is_left_behind_on_databricks(maang: Maang, databricks: StandIn, polygon: PolygonServer) -> None:
     serve(polygon, 30)
     assert maang("init-tables").code == 0
-    before = server.rows("SHOW TABLES IN maang")
+    before = databricks.rows("SHOW TABLES IN maang")
     assert maang("doctor").code == 0
-    assert server.rows("SHOW TABLES IN maang") == before
-    assert server.volume_files() == []
+    assert databricks.rows("SHOW TABLES IN maang") == before
+    assert databricks.volume_files() == []
 
 
 def test_nothing_is_left_behind_on_this_machine(maang: Maang, home: Path) -> None:

@@ -12,10 +12,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from maang_cli import backfill, pipeline
+from maang_cli import pipeline
 from maang_cli.pipeline import Request
 from maang_cli.warehouses import WAREHOUSES
-from tests import expected, made_market, settings
+from tests import batches, expected, made_market, settings
 from tests.conftest import Maang
 from tests.expected import Bar
 from tests.polygon_server import PolygonServer
@@ -60,10 +60,8 @@ def test_backfill_of_25_sessions_equals_25_single_days_and_the_recomputation(
     bars = expected.market_bars(market)
     days = expected.serve(polygon, bars)
     assert (len(bars), days) == (125, list(expected.run_of(expected.MARKET_SPAN[0], 25)))
-    monkeypatch.setattr(backfill, "BATCH_ROWS", 100)
-    done = maang("backfill", "--from", str(days[0]), "--to", str(days[-1]), "--tickers", TICKERS, "--json")
-    assert done.code == 0, done.err
-    assert (len(done.result["published"]), done.result["calls"]) == (25, 5)
+    done = batches.run(days, 100, tickers=TICKERS)
+    assert (len(done.published), done.calls, len(done.plan.batches)) == (25, 5, 2)
     backfilled = tables(days, TICKERS)
     assert backfilled == (expected.production(bars), expected.cumulative(bars))
 

@@ -85,14 +85,11 @@ def test_allowed_bars_are_listed_apart_from_missing_ones(warehouse: Warehouse) -
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4, 1000])
-def test_number_of_compared_rows_does_not_change_the_result(
-    rows: int, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_number_of_compared_rows_does_not_change_the_result(rows: int, warehouse: Warehouse) -> None:
     publish(warehouse, *(price("META", day) for day in DAYS[:5]))
-    monkeypatch.setattr(missing, "COMPARED_ROWS", rows)
-    found = missing.find_missing_bars(warehouse, Request(TICKERS, DAYS[:5]))
+    found = missing.find_missing_bars(warehouse, Request(TICKERS, DAYS[:5]), compared_rows=rows)
     assert found.missing == dict.fromkeys(DAYS[:5], frozenset({"AAPL", "AMZN"}))
-    assert missing.find_stale_windows(warehouse, Request(TICKERS, DAYS[:5])) == {}
+    assert missing.find_stale_windows(warehouse, Request(TICKERS, DAYS[:5]), rows) == {}
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,10 @@ DAY = DAYS[6]
 STAMPS = {"production": "insertion_timestamp", "cumulative": "updated_at"}
 
 
+local_only = pytest.mark.parametrize("warehouse", ["local"], indirect=True)
+"""For what takes many days, and other tests show on Databricks with a few."""
+
+
 @pytest.fixture(params=["local", "databricks"])
 def warehouse(request: pytest.FixtureRequest, home: object) -> Iterator[Warehouse]:
     """An empty warehouse."""
@@ -182,6 +186,7 @@ def test_new_rows_are_stamped_with_the_time_of_the_run_in_utc(feed: Feed) -> Non
         assert all(before <= when <= after and when.utcoffset() == timedelta(0) for when in stamps)
 
 
+@local_only
 def test_nine_runs_in_a_row_fill_the_windows_step_by_step(feed: Feed) -> None:
     missing = [len(feed.load(request_for(day)).cumulated.missing) for day in DAYS[:9]]
     assert missing == [6, 5, 4, 3, 2, 1, 0, 0, 0]
@@ -194,6 +199,7 @@ def test_nine_sessions_in_one_request_equal_nine_runs(feed: Feed) -> None:
     feed.assert_recomputed([bar for bar in feed.bars.values() if bar.date in DAYS[:9]])
 
 
+@local_only
 def test_order_in_which_sessions_are_loaded_does_not_matter(feed: Feed) -> None:
     days = DAYS[:8]
     for number in (5, 0, 7, 2, 1, 6, 4, 3):

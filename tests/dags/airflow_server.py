@@ -32,7 +32,7 @@ def wait_for(find: Callable[[], T | None], failure: str, seconds: float = PATIEN
     while (value := find()) is None:
         if time.monotonic() > deadline:
             raise TimeoutError(failure)
-        time.sleep(0.3)
+        time.sleep(0.5)
     return value
 
 
@@ -138,6 +138,7 @@ class StartedAirflow:
     airflow: Airflow
     url: str
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _token: str = ""
 
     @classmethod
     def configuration(cls, port: int) -> dict[str, str]:
@@ -155,8 +156,11 @@ class StartedAirflow:
             "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
             # The scheduler notices a killed worker by its missing heartbeats.
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
-            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "45",
+            "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
             "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+            # The DAG's file does not change, so it is parsed only once.
+            "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
+            "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
         }
 
     PARTS: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -211,14 +215,13 @@ class StartedAirflow:
         return self._call("PATCH", path, body)
 
     def _call(self, method: str, path: str, body: object) -> Any:
-        token = ""
-        if path.startswith("/api/v2") and not path.endswith("/health"):
-            token = self._call("GET", "/auth/token", None)["access_token"]
+        if path.startswith("/api/v2") and not path.endswith("/health") and not self._token:
+            self._token = self._call("GET", "/auth/token", None)["access_token"]
         request = urllib.request.Request(
             self.url + path,
             method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"},
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)

@@ -68,10 +68,10 @@ def test_spark_reads_the_files_that_the_laptop_writes(spark: Spark, polygon: Pol
         assert found.select(here.column_names).to_pylist() == here.to_pylist()
 
 
-def test_nine_sessions_equal_the_laptops_and_need_few_statements(
+def test_three_sessions_equal_the_laptops_and_need_few_statements(
     databricks: StandIn, polygon: PolygonServer, maang: Maang
 ) -> None:
-    days = expected.serve(polygon, expected.market_bars(made_market.FOLDER))[:9]
+    days = expected.serve(polygon, expected.market_bars(made_market.FOLDER))[:3]
     for number, day in enumerate(days):
         databricks.statements.clear()
         databricks.sessions.clear()
