@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 from filelock import FileLock
@@ -201,14 +204,44 @@ from pathlib import Path
 from maang_cli import sql
 from maang_cli.cli.process import run
 
-def text(name, **_):
+def fill(text, relations):
     Path("begun").touch()
     return "SELECT sum(range) AS total FROM range(1000000000000)"
 
-sql.text = text
+sql.fill = fill  # the last step before the query
 run()
 """
 """`maang`, every query of which takes hours."""
+RETRYING = """
+from pathlib import Path
+from maang_cli.cli.process import run
+from maang_cli.sources.http import RetryingGet
+
+sleep = RetryingGet._sleep
+
+def begin(self, seconds):
+    Path("begun").touch()
+    sleep(self, seconds)
+
+RetryingGet._sleep = begin
+run()
+"""
+"""`maang`, which says when it begins to wait before it calls again."""
+LOCKED_OUT = """
+import logging
+from pathlib import Path
+from maang_cli.cli.process import run
+
+class Begun(logging.Handler):
+    def emit(self, record):
+        if "waiting" in record.getMessage():
+            Path("begun").touch()
+
+logging.getLogger("filelock").addHandler(Begun())
+logging.getLogger("filelock").setLevel(logging.DEBUG)
+run()
+"""
+"""`maang`, which says when it begins to wait for the lock."""
 LOADING = """
 import sys, time
 from importlib.machinery import ModuleSpec
@@ -243,9 +276,8 @@ def in_an_api_call(polygon: PolygonServer, _maang: Maang, _home: Path, *flags: s
 @contextmanager
 def between_two_api_calls(polygon: PolygonServer, _maang: Maang, _home: Path, *flags: str) -> Iterator[Process]:
     polygon.always = lambda path: Answer(429, b"{}", {"Retry-After": "60"})
-    with started("run-day", *META, *flags) as process:
-        wait_until(lambda: polygon.requests, process)
-        time.sleep(0.3)  # until the answer has been read, and the wait has begun
+    with started("run-day", *META, *flags, program=RETRYING) as process:
+        wait_until(Path("begun").exists, process)
         yield process
 
 
@@ -254,7 +286,6 @@ def in_a_query(_polygon: PolygonServer, maang: Maang, _home: Path, *flags: str) 
     assert maang("run-day", *META, "--source", "sample").code == 0
     with started("show", *META, "--source", "sample", *flags, program=ENDLESS) as process:
         wait_until(Path("begun").exists, process)
-        time.sleep(0.5)  # from the query's text to the query
         yield process
 
 
@@ -262,9 +293,8 @@ def in_a_query(_polygon: PolygonServer, maang: Maang, _home: Path, *flags: str) 
 def waiting_for_the_lock(polygon: PolygonServer, maang: Maang, home: Path, *flags: str) -> Iterator[Process]:
     serve(polygon, "META")
     assert maang("init-tables").code == 0
-    with FileLock(home / "warehouse" / "writer.lock"), started("ingest", *META, *flags) as process:
-        wait_until(lambda: polygon.requests, process)
-        time.sleep(0.5)  # from the answer to the lock
+    with FileLock(home / "warehouse" / "writer.lock"), started("ingest", *META, *flags, program=LOCKED_OUT) as process:
+        wait_until(Path("begun").exists, process)
         yield process
 
 
@@ -367,7 +397,6 @@ def test_next_run_drops_the_staging_table_of_an_interrupted_one(polygon: Polygon
     serve(polygon, "META")
     with started("run-day", *META, "-q", program=ENDLESS) as process:
         wait_until(Path("begun").exists, process)  # in `check`, the first step with a query
-        time.sleep(0.5)
         ended_by(process, signal.SIGTERM)
     assert len(staging_tables(home)) == 1
     assert maang("run-day", *META).code == 0
@@ -420,13 +449,16 @@ LINGERING = {
 """What may keep a process alive when its work is done: both take an hour."""
 WITH_LINGERING = """
 import atexit, threading, time
+from pathlib import Path
 from maang_cli.cli import process
 
 main = process.main
 
 def main_and_more(argv, reply):
     {lingering}
-    return main(argv, reply)
+    code = main(argv, reply)
+    Path("ended").touch()
+    return code
 
 process.main = main_and_more
 process.run()
@@ -450,8 +482,7 @@ def test_signal_after_the_last_word_only_ends_the_process(
         written = ""
         while not written.endswith("\n}\n"):
             written += process.stdout.readline()
-        time.sleep(0.3)  # from the document to the end of `main`
-        assert process.poll() is None
+        wait_until(Path("ended").exists, process)
         rest = ended_by(process, number)
     outcome = Outcome(rest.code, written + rest.out, rest.err)
     assert outcome.code == code
@@ -459,13 +490,19 @@ def test_signal_after_the_last_word_only_ends_the_process(
     assert ("interrupted" in outcome.err, "terminated" in outcome.err) == (False, False)
 
 
+def unread(pipe: IO[str] | None) -> int:
+    """How many bytes a pipe holds."""
+    assert pipe
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def test_signal_ends_a_run_whose_result_nobody_reads(maang: Maang) -> None:
     names = ",".join(f"T{number}" for number in range(3000))
     assert maang("ingest", *ON_DAY, *SAMPLE, "--tickers", names).code == 0
     with started("show", *ON_DAY, *SAMPLE, "--tickers", names, "--table", "staging", "-q", "--json") as process:
         assert process.stdout
-        assert process.stdout.readline() == "{\n"  # and no more: the pipe is full now
-        time.sleep(0.5)
+        assert process.stdout.readline() == "{\n"  # and no more
+        wait_until(lambda: unread(process.stdout) > 60_000, process)  # the pipe is full
         before = time.monotonic()
         process.terminate()
         assert process.wait(PATIENCE) == ExitCode.TERMINATED

@@ -185,13 +185,10 @@ def test_ten_years_of_a_whole_market() -> None:
     [(["ABCDE", "A", "A", "A"], 4, 0), (["ABCD", "A", "A", "A"], 4, 0), (["ABCD", "A", "A", "A", "A"], 0, 4)],
     ids=["fewer sessions than tickers", "as many", "fewer tickers than sessions"],
 )
-def test_too_many_pairs_get_only_one_kind_of_call(
-    missing: list[str], grouped: int, ranges: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_pairs_get_only_one_kind_of_call(missing: list[str], grouped: int, ranges: int) -> None:
     mixed = fewest_calls.fewest(by_session(missing))
     assert (len(mixed.grouped), len(mixed.ranges)) == (1, 1)
-    monkeypatch.setattr(fewest_calls, "MAX_PAIRS", len(missing[0]))
-    calls = fewest_calls.fewest(by_session(missing))
+    calls = fewest_calls.fewest(by_session(missing), max_pairs=len(missing[0]))
     assert (len(calls.grouped), len(calls.ranges)) == (grouped, ranges)
 
 

@@ -24,8 +24,11 @@ Sessions with the same missing tickers count once.
 """
 
 
-def fewest(missing: Mapping[date, frozenset[str]]) -> Calls:
-    """Choose calls that fetch every missing ticker of every session. Of equally good choices, take the one with fewer ranges."""
+def fewest(missing: Mapping[date, frozenset[str]], max_pairs: int = MAX_PAIRS) -> Calls:
+    """Choose calls that fetch every missing ticker of every session. Of equally good choices, take the one with fewer ranges.
+
+    `max_pairs`: see MAX_PAIRS.
+    """
     groups: dict[frozenset[str], list[date]] = {}
     for day in sorted(missing):
         if missing[day]:
@@ -33,7 +36,7 @@ def fewest(missing: Mapping[date, frozenset[str]]) -> Calls:
     tickers = sorted(frozenset[str]().union(*groups))
     one_kind = frozenset(tickers if len(tickers) < sum(map(len, groups.values())) else ())
     choices: list[Set[str]] = [one_kind]
-    if 0 < sum(map(len, groups)) <= MAX_PAIRS:
+    if 0 < sum(map(len, groups)) <= max_pairs:
         choices.append(_greedy(groups, tickers))
     return min((_calls(groups, ranged) for ranged in choices), key=lambda calls: (calls.number, len(calls.ranges)))
 
