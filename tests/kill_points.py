@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -59,7 +60,7 @@ def run(at: int | None, send: int, notes: str | None) -> None:
     `at`: the event at which it sends the signal `send` to itself; None: never. `notes`: the file for the number of events,
     followed by those near the disk; None: they are not recorded.
     """
-    backfill.BATCH_ROWS = BATCH_ROWS
+    backfill.plan = functools.partial(backfill.plan, batch_rows=BATCH_ROWS)
     for number in (signal.SIGINT, signal.SIGTERM):  # they may come before `run` waits for them
         signal.signal(number, lambda *_: None)
     touching_disk = [0] if notes else None

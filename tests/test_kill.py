@@ -27,7 +27,7 @@ from maang_cli.warehouses.local.retention import Retention
 from maang_cli.warehouses.local.warehouse import LocalWarehouse
 from tests.forks import Fork, fork_server
 from tests.polygon_server import PolygonServer, row
-from tests.warehouses.conftest import MONDAY, TUESDAY, WEDNESDAY, Row, rows_on_disk, unreachable, without_stamp
+from tests.warehouses.conftest import MONDAY, TUESDAY, WEDNESDAY, Row, open_catalog, rows_on_disk, unreachable, without_stamp
 
 POINTS = int(os.environ.get("MAANG_TEST_KILL_POINTS", "10"))
 """How often a run is killed, for each state that it starts from. A very large number kills it at every event."""
@@ -284,6 +284,8 @@ def test_next_run_finishes_killed_backfill(polygon: PolygonServer, runner: Runne
         total, *near_disk = runner.watch(*run)
         after = place.tables()
         assert {line["date"] for line in after[CUMULATIVE] or []} == set(RANGE)
+        with open_catalog(place.home) as catalog:  # one for each batch
+            assert len(catalog.load_table(PRODUCTION).snapshots()) == len(state.days) + 2
         codes = []
         for at in moments(total, near_disk, state.points)[number::THREADS]:
             place.restore()

@@ -20,9 +20,10 @@ from tests.warehouses.databricks.test_days import assert_same_tables
 BATCH_ROWS = 25
 """Five sessions of five tickers."""
 PROGRAM = f"""
+from functools import partial
 from maang_cli import backfill
 from maang_cli.cli.process import run
-backfill.BATCH_ROWS = {BATCH_ROWS}
+backfill.plan = partial(backfill.plan, batch_rows={BATCH_ROWS})
 run()
 """
 
