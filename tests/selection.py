@@ -1,4 +1,7 @@
-"""Which tests are slow, which run in the same process, and which may be skipped. The hooks are pytest's; tests/conftest.py imports them."""
+"""Which tests are slow, which run in the same process, and which may be skipped.
+
+The hooks are pytest's; tests/conftest.py imports them.
+"""
 
 from __future__ import annotations
 
