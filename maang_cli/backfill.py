@@ -226,7 +226,7 @@ def _drop_published(warehouse: Warehouse, request: Request, published: Sequence[
     for table in missing.staging_tables(warehouse):
         if table.name.endswith(f"_{own}") and set(missing.unpublished_sessions(warehouse, table)) <= set(published):
             log.debug("dropping %s: its sessions are published", table.name)
-            warehouse.drop(table)
+            pipeline.drop_table(warehouse, table)
 
 
 def _paced(calls: int, per_minute: int | None) -> float:

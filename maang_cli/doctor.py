@@ -9,17 +9,24 @@ from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from maang_cli.errors import MaangError
-from maang_cli.pipeline import publish_query
+from maang_cli.errors import MaangError, WarehouseDenied
 from maang_cli.schemas import arrow_schema
 from maang_cli.sources.base import Source
-from maang_cli.tables import PRODUCTION, STAGING_COLUMNS, Table
-from maang_cli.warehouses.base import Warehouse
+from maang_cli.tables import PRODUCTION, STAGING_COLUMNS, Column, Table
+from maang_cli.warehouses.base import Query, Read, Warehouse
 
 if TYPE_CHECKING:
     Checks = Mapping[str, Callable[[], str]]
 
-_TICKER, _SESSION = "SCRATCH", date(2025, 10, 14)
+_SESSION = date(2025, 10, 14)
+_SCRATCH = (
+    *PRODUCTION.columns[:2],
+    Column("closes", "ARRAY<DECIMAL(10,2)>", ""),
+    Column("volume", "BIGINT", ""),
+    Column("updated_at", "TIMESTAMP", ""),
+)
+_SCRATCH_SQL = """SELECT ticker, date, array_agg(CAST(close AS DECIMAL(10,2))) AS closes, CAST(max(volume) AS BIGINT) AS volume
+FROM {staging} GROUP BY ticker, date"""
 
 
 @dataclass(frozen=True)
@@ -71,21 +78,40 @@ def _examine(name: str, connect: Callable[[], tuple[str, Checks]]) -> Iterator[D
 
 
 def _merge(warehouse: Warehouse) -> str:
-    """Create, stage, replace and drop, as a day does."""
+    """Create, stage, replace and drop, as two days do: first rows are inserted, then one is updated and one is deleted."""
     if not warehouse.has_schema():
         return "not tried: the schema does not exist yet, maang init-tables creates it"
-    import pyarrow as pa
-
-    mark = uuid.uuid4().hex[:8]
-    table = Table(f"maang_doctor_{mark}", PRODUCTION.columns, PRODUCTION.stamp)
+    table = Table(f"maang_doctor_{uuid.uuid4().hex[:8]}", _SCRATCH, "updated_at")
     staged = Table(f"{table.name}_in", STAGING_COLUMNS)
-    row = {"session": _SESSION, "ticker": _TICKER, "date": _SESSION}
-    row |= dict.fromkeys(("open", "high", "low", "close", "volume"), Decimal(1))
     try:
-        warehouse.create(table)
-        warehouse.stage(staged, pa.Table.from_pylist([row], schema=arrow_schema(STAGING_COLUMNS)))
-        warehouse.replace(table, publish_query(staged, [_TICKER], [_SESSION]), [_SESSION])
+        _must_be("create", [warehouse.create(table), warehouse.create(table)], [True, False])
+        done = _replace(warehouse, table, staged, {"SCRATCH.A": 1, "SCRATCH.B": 1})
+        _must_be("first replace", done, (2, 0, 0))
+        between = warehouse.query(Query("SELECT current_timestamp AS now")).to_pylist()[0]["now"]
+        done = _replace(warehouse, table, staged, {"SCRATCH.A": 2})
+        _must_be("second replace", done, (0, 1, 1))
+        text = "SELECT ticker, closes FROM {table} ORDER BY ticker"
+        for as_of, closes in ((None, {"SCRATCH.A": 2}), (between, {"SCRATCH.A": 1, "SCRATCH.B": 1})):
+            rows = warehouse.query(Query(text, {"table": Read(table, as_of=as_of)})).to_pylist()
+            _must_be("read", rows, [{"ticker": name, "closes": [Decimal(close)]} for name, close in closes.items()])
     finally:
         warehouse.drop(staged)
         warehouse.drop(table)
-    return f"{warehouse.full_name(table)} was created, written and dropped"
+    return f"{warehouse.full_name(table)} was created, written twice, read as it was between, and dropped"
+
+
+def _replace(warehouse: Warehouse, table: Table, staged: Table, closes: Mapping[str, int]) -> tuple[int, int, int]:
+    """Make these the scratch tickers' only rows; returns how many were inserted, updated and deleted."""
+    import pyarrow as pa
+
+    same = {"session": _SESSION, "date": _SESSION, "volume": Decimal(1)}
+    rows = [same | {"ticker": ticker, "close": Decimal(close)} for ticker, close in closes.items()]
+    warehouse.stage(staged, pa.Table.from_pylist(rows, schema=arrow_schema(STAGING_COLUMNS)))
+    query = Query(_SCRATCH_SQL, {"staging": Read(staged)}, ("SCRATCH.A", "SCRATCH.B"))
+    done = warehouse.replace(table, query, [_SESSION])
+    return done.inserted, done.updated, done.deleted
+
+
+def _must_be(what: str, found: object, expected: object) -> None:
+    if found != expected:
+        raise WarehouseDenied(f"the {what} of a scratch table gave {found}, not {expected}", hint="report this; publish nothing")

@@ -7,6 +7,7 @@
     │   └── NotStaged          `check` or `promote` before `ingest`
     ├── SourceDenied       2   the vendor refuses the key or the plan
     ├── WarehouseDenied    2   the warehouse can't be used as it is: missing rights, damage
+    │   └── NotOwner           only its owner may drop a table
     ├── GateRefused        3   the audit found rows that must not be published
     ├── MayHeal            4   a re-run may succeed
     │   ├── NotPublishedYet
@@ -87,6 +88,10 @@ class SourceDenied(MaangError):
 
 class WarehouseDenied(MaangError):
     exit_code = ExitCode.UNUSABLE
+
+
+class NotOwner(WarehouseDenied):
+    """Only its owner may drop a table, and somebody else created it."""
 
 
 class GateRefused(MaangError):

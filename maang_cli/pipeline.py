@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING, Protocol
 from maang_cli import checks, sql
 from maang_cli import sessions as calendar
 from maang_cli.checks import AllowMissing, Audit
-from maang_cli.errors import GateRefused, MaangError, NotStaged, OutOfOrder, PartlyRefused, StagingChanged
+from maang_cli.errors import GateRefused, MaangError, NotOwner, NotStaged, OutOfOrder, PartlyRefused, StagingChanged
 from maang_cli.sources.base import Source
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Table, staging
 from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, TableMissing, Warehouse
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+log = logging.getLogger("maang")
 
 SCHEMA = "schema"
 PARTS = (SCHEMA, "staging", "production", "cumulative")
@@ -77,6 +80,8 @@ class Cumulated:
 class Dropped:
     staging: str
     dropped: bool
+    refused: bool = False
+    """Whether it is still there, because only its owner may drop it."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +230,17 @@ def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
 
 def drop_staging(warehouse: Warehouse, request: Request) -> Dropped:
     """Drop the request's staging table, if there is one."""
-    return Dropped(warehouse.full_name(request.staging), warehouse.drop(request.staging))
+    return drop_table(warehouse, request.staging)
+
+
+def drop_table(warehouse: Warehouse, table: Table) -> Dropped:
+    """Drop a staging table. If only its owner may, that is a warning: nothing depends on it."""
+    name = warehouse.full_name(table)
+    try:
+        return Dropped(name, warehouse.drop(table))
+    except NotOwner as exc:
+        log.warning("%s was not dropped: %s", name, exc.message)
+        return Dropped(name, dropped=False, refused=True)
 
 
 class Progress(Protocol):

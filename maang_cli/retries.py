@@ -5,6 +5,7 @@ Two budgets are settings: one API call (MAANG_RETRY_SECONDS) and a warehouse tha
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,6 +38,14 @@ STAGING_ATTEMPTS = 5
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 1, 30
 """The back-off doubles from the first to the longest wait, with up to a second of jitter."""
+
+
+def commit_pause(attempt: int) -> float:
+    """How many seconds to wait before a commit is computed again: at random, so that writers who met don't meet again.
+
+    `attempt`: how many attempts have failed.
+    """
+    return random.uniform(0, min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (attempt - 1)))  # noqa: S311 - no secret
 
 
 class Transient(Exception):

@@ -71,7 +71,8 @@ def _cumulated(value: Cumulated) -> Iterator[RenderableType]:
 
 @people.register(Dropped)
 def _dropped(value: Dropped) -> Iterator[RenderableType]:
-    yield f"dropped {escape(value.staging)}" if value.dropped else f"there was no {escape(value.staging)}"
+    name = escape(value.staging)
+    yield f"dropped {name}" if value.dropped else f"{name} was not dropped" if value.refused else f"there was no {name}"
 
 
 @people.register(Audit)

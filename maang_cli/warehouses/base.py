@@ -173,7 +173,11 @@ class Warehouse(Protocol):
         """
 
     def drop(self, table: Table) -> bool:
-        """Drop a table with its data; False if it did not exist."""
+        """Drop a table with its data; False if it did not exist.
+
+        Raises:
+            NotOwner: somebody else created it.
+        """
 
     def tables(self) -> list[str]:
         """The names of the schema's tables, without the schema, in order; empty if there is no schema."""

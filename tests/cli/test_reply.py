@@ -36,7 +36,7 @@ RESULTS: dict[str, tuple[Sequence[str], Sequence[str], set[str]]] = {
     "promote": (TWO_DAYS, [DAY, NEXT_DAY], CHANGES | {"refused", "allowed"}),
     "cumulate": (TWO_DAYS, [DAY, NEXT_DAY], CHANGES | {"missing"}),
     "show": (["--from", DAY, "--to", NEXT_DAY], [DAY, NEXT_DAY], {"table", "rows"}),
-    "drop-staging": (TWO_DAYS, [DAY, NEXT_DAY], {"staging", "dropped"}),
+    "drop-staging": (TWO_DAYS, [DAY, NEXT_DAY], {"staging", "dropped", "refused"}),
     "run-day": (ON_DAY, [DAY], {"ingest", "check", "promote", "cumulate"}),
     "plan": (
         ON_DAY,

@@ -40,6 +40,7 @@ def printed(value: object) -> list[str]:
         (Ingested(2, "sample", made_up=True, staging="s"), ["2 bars from sample, made up, staged in s"]),
         (Dropped("s", dropped=True), ["dropped s"]),
         (Dropped("s", dropped=False), ["there was no s"]),
+        (Dropped("s", dropped=False, refused=True), ["s was not dropped"]),
         (Maintained("databricks", None), ["nothing to do: databricks maintains its tables by itself"]),
         (Maintained("local", ()), ["nothing to do: there are no tables"]),
         (Maintained("local", (Cleanup("t", 1, 2, 3_400_000),)), ["t: 1 snapshot expired, 2 files removed, 3.4 MB freed"]),

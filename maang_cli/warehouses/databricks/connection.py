@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
-import ssl
 import time
-from collections.abc import Callable
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import tenacity
 import urllib3.exceptions
 from databricks import sql as databricks_sql
+from databricks.sql.backend.types import CommandState
 from databricks.sql.session import Session
 
 from maang_cli import __version__
-from maang_cli.errors import MaangError, WarehouseDenied, WarehouseFailed
-from maang_cli.retries import CONNECT_SECONDS, READ_SECONDS, STATEMENT_SECONDS, UNREACHABLE_SECONDS, wait_seconds
-from maang_cli.warehouses.databricks.errors import AGAIN, Conflict, Refusal, Transient, translated
+from maang_cli.errors import MaangError, WarehouseFailed
+from maang_cli.retries import FIRST_WAIT_SECONDS, STATEMENT_SECONDS, UNREACHABLE_SECONDS, wait_seconds
+from maang_cli.warehouses.databricks.errors import AGAIN, Conflict, Refusal, Transient, cancelled, starting, translated
 from maang_cli.warehouses.databricks.settings import Workspace
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from maang_cli.warehouses.databricks.login import Login
 
 log = logging.getLogger("maang")
 logging.getLogger("databricks").addHandler(logging.NullHandler())  # otherwise its errors go to stderr beside ours
@@ -38,8 +39,16 @@ class Connection:
         self._open: Any = None
         self._options: dict[str, Any] = {}
         """What it was opened with."""
+        self._login: Login | None = None
+        """Who logs in, if there is no token. It is kept for all sessions, as are its tokens."""
+        self._answered = False
+        """Whether this session has answered a statement. A session that never has belongs to a warehouse that is starting."""
         self._cursor: Any = None
-        """Of the statement that is running."""
+        """Of the statement that is running, or may be: its last poll got no answer."""
+        self._failing_since: dict[float, float] = {}
+        """When the running statement first failed, by the retry budget of the failure."""
+        self.rows_changed: int | None = None
+        """How many rows the last statement changed; None if the warehouse does not say."""
         self._cancelled: Any = None
         """The cursor that `cancel` found."""
 
@@ -56,6 +65,7 @@ class Connection:
             WarehouseFailed: there was no usable answer within the retry budget, or the statement was cancelled.
         """
         started = time.monotonic()
+        self._failing_since.clear()
         retrying = tenacity.Retrying(
             stop=self._stop,
             wait=wait_seconds,
@@ -68,7 +78,7 @@ class Connection:
         except Transient as exc:
             raise WarehouseFailed(
                 self._without_secrets(f"{self._workspace.host}: {exc}; gave up after {time.monotonic() - started:.0f} s"),
-                hint=f"{AGAIN} later; a stopped warehouse takes minutes to start (MAANG_WAREHOUSE_WAIT)",
+                hint=exc.hint,
             ) from exc
         except Refusal as exc:
             if isinstance(exc, expect):
@@ -76,27 +86,102 @@ class Connection:
             raise self._located(exc.error) from exc
         except MaangError as exc:
             raise self._located(exc) from exc
+        finally:
+            self._release()
         log.debug("%.2f s, %d rows: %s", time.monotonic() - started, rows.num_rows, " ".join(statement.split())[:100])
         return rows
 
     def _once(self, statement: str, upload: bytes | None, expect: tuple[type[Refusal], ...]) -> pa.Table:
+        may_run = False
         try:
-            if self._open is None:
-                self._open = self._connect()
-            with self._open.cursor() as self._cursor:
-                stream = None if upload is None else io.BytesIO(upload)
-                return self._cursor.execute(statement, input_stream=stream).fetchall_arrow()
-        except (databricks_sql.Error, urllib3.exceptions.HTTPError, OSError, ImportError) as exc:
-            failure = translated(exc)
+            return self._answer(statement, upload)
+        except Exception as exc:
+            failure = exc if isinstance(exc, MaangError | Transient) else self._judged(exc)
             if isinstance(failure, Conflict) and Conflict not in expect:
                 failure = Transient(str(failure))
-            if isinstance(failure, Transient) and failure.session_lost:
-                self._forget()
+            if isinstance(failure, Transient):
+                may_run = upload is None and not failure.session_lost and self._has_no_answer(exc)
+                if failure.session_lost:
+                    self._forget()
+            if failure is exc:
+                raise
             raise failure from exc
         finally:
-            cursor, self._cursor = self._cursor, None
-            if cursor is not None and cursor is self._cancelled:  # whatever the answer is: it may look like an empty result
+            if not may_run:
+                self._release()
+
+    def _answer(self, statement: str, upload: bytes | None) -> pa.Table:
+        """Send the statement, or go on waiting for it, if it may still run."""
+        if self._open is None:
+            self._open = self._connect()
+        sent = self._cursor is not None
+        cursor = self._cursor = self._cursor or self._open.cursor()
+        try:
+            if sent:
+                self._wait_for_the_end()
+            else:
+                cursor.execute(statement, input_stream=None if upload is None else io.BytesIO(upload))
+                if cursor.active_result_set.status is not CommandState.SUCCEEDED:  # it looks like an empty result
+                    raise cancelled()
+            rows = cursor.fetchall_arrow()
+            self.rows_changed = cursor.rowcount if cursor.rowcount >= 0 else None
+            self._answered = True
+            return rows
+        finally:
+            if cursor is self._cancelled:  # whatever the answer is: it may look like an empty result
                 raise WarehouseFailed("the statement was cancelled", hint=AGAIN)
+
+    def _wait_for_the_end(self) -> None:
+        """Wait for a statement that the warehouse has accepted. It is not sent again: it may still run, or be done."""
+        while (state := self._cursor.get_query_state()) in (CommandState.PENDING, CommandState.RUNNING):
+            time.sleep(FIRST_WAIT_SECONDS)
+        if state is not CommandState.SUCCEEDED:
+            raise cancelled()
+        self._cursor.get_async_execution_result()
+
+    def _has_no_answer(self, exc: Exception) -> bool:
+        """Whether the warehouse has accepted the statement, and then given no answer about it."""
+        unanswered = isinstance(exc, databricks_sql.exc.RequestError | urllib3.exceptions.HTTPError | OSError)
+        return unanswered and self._is_accepted() and self._cursor.active_result_set is None
+
+    def _is_accepted(self) -> bool:
+        return self._cursor is not None and self._cursor.active_command_id is not None
+
+    def _judged(self, exc: Exception) -> Exception:
+        """What the connector raised, as a Transient, a Refusal or a MaangError."""
+        if self._login is not None and (failed := self._login.failure) is not None:
+            return failed
+        failure = translated(exc)
+        if isinstance(failure, Transient):
+            if failure.after == 0 and not self._answered:
+                return starting("it has closed the session")
+            if isinstance(exc, databricks_sql.exc.RequestError) and self._moves_a_file():
+                return Transient(
+                    f"the volume's storage can't be reached: {failure}",
+                    retry_seconds=UNREACHABLE_SECONDS,
+                    hint="let this machine reach the cloud storage of MAANG_VOLUME: an upload goes there directly",
+                )
+        if not isinstance(failure, Refusal) and self._is_accepted() and not self._has_no_answer(exc) and self._was_cancelled():
+            return cancelled()
+        return failure
+
+    def _moves_a_file(self) -> bool:
+        """Whether the statement has been answered, and the connector is moving a file to or from a volume."""
+        answered = self._cursor is not None and self._cursor.active_result_set
+        return bool(answered) and self._cursor.active_result_set.is_staging_operation
+
+    def _was_cancelled(self) -> bool:
+        """Whether the statement that gave no usable answer was cancelled: an answer without a result may be anything."""
+        with contextlib.suppress(Exception):
+            return self._cursor.get_query_state() in (CommandState.CANCELLED, CommandState.FAILED)
+        return False
+
+    def _release(self) -> None:
+        """Let the last statement go. Its answer is complete, so a failure to say so does not matter."""
+        cursor, self._cursor = self._cursor, None
+        if cursor is not None:
+            with contextlib.suppress(Exception):
+                cursor.close()
 
     def cancel(self) -> None:
         """Cancel the statement that is running, if any. Another thread calls this, at any moment."""
@@ -136,14 +221,24 @@ class Connection:
         if workspace.token is not None:
             options["access_token"] = workspace.token.get_secret_value()
         else:
-            options["credentials_provider"] = _service_principal(workspace)
+            # These take half a second to import, and are rarely needed.
+            from maang_cli.warehouses.databricks.login import Login  # noqa: PLC0415
+
+            self._login = login = self._login or Login(workspace)
+            login.headers()  # a failure is reported as it is here, and as a broken connection by the connector
+            options["credentials_provider"] = lambda: login.headers
         self._options = options
+        self._answered = False
         return databricks_sql.connect(**options)
 
     def _forget(self) -> None:
-        """Forget a session that the warehouse has closed; closing it again would be one more request."""
-        self._open.session.is_open = False
-        self._open = None
+        """Close a session that is of no use any more. If it is closed already, that does not matter."""
+        self._release()
+        opened, self._open = self._open, None
+        if opened is not None:
+            with contextlib.suppress(Exception):
+                opened.close()
+            opened.session.is_open = False  # otherwise the connector tries again when it forgets it
 
     def _budget(self, failure: BaseException | None) -> float:
         """How many seconds of retries this failure gets, at most MAANG_WAREHOUSE_WAIT."""
@@ -152,8 +247,8 @@ class Connection:
         return most if own is None else min(own, most)
 
     def _stop(self, state: tenacity.RetryCallState) -> bool:
-        failure = state.outcome.exception() if state.outcome else None
-        return (state.seconds_since_start or 0) + state.upcoming_sleep >= self._budget(failure)
+        budget, now = self._budget(state.outcome.exception() if state.outcome else None), time.monotonic()
+        return now - self._failing_since.setdefault(budget, now) + state.upcoming_sleep >= budget
 
     def _log_retry(self, state: tenacity.RetryCallState) -> None:
         failure = state.outcome.exception() if state.outcome else None
@@ -179,54 +274,3 @@ class Connection:
         if self._open is not None:
             self._open.close()
             self._open = None
-
-
-def _service_principal(workspace: Workspace) -> Callable[[], Callable[[], dict[str, str]]]:
-    """OAuth for machines, in the connector's form. The first token is fetched here, where a failure can be reported."""
-    # These take half a second to import, and are rarely needed.
-    import requests  # noqa: PLC0415
-    from databricks.sdk.oauth import ClientCredentials, Token  # noqa: PLC0415
-
-    class Principal(ClientCredentials):
-        """Keeps a token and renews it in time. The SDK's own request has no timeout, and its discovery retries for 5 minutes."""
-
-        def refresh(self) -> Token:
-            answer = requests.post(
-                self.token_url,
-                {"grant_type": "client_credentials", "scope": self.scopes},
-                auth=(self.client_id, self.client_secret),
-                timeout=(CONNECT_SECONDS, READ_SECONDS),
-                allow_redirects=False,
-                verify=ssl.get_default_verify_paths().cafile or True,  # as the connector does
-            )
-            if answer.status_code in (408, 429) or answer.status_code >= 500:
-                raise Transient(f"no OAuth token: HTTP {answer.status_code}", retry_seconds=UNREACHABLE_SECONDS)
-            try:
-                answer.raise_for_status()
-                found = answer.json()
-                expiry = datetime.now() + timedelta(seconds=int(found["expires_in"]))  # noqa: DTZ005 - the SDK uses local time
-                return Token(access_token=found["access_token"], token_type=found["token_type"], expiry=expiry)
-            except (requests.HTTPError, ValueError, KeyError) as exc:
-                raise WarehouseDenied(
-                    f"no OAuth token: the workspace answered HTTP {answer.status_code}",
-                    hint="check DATABRICKS_HOST, DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET",
-                ) from exc
-
-    assert workspace.client_secret is not None  # noqa: S101 - the settings check it
-    principal = Principal(
-        client_id=workspace.client_id,
-        client_secret=workspace.client_secret.get_secret_value(),
-        token_url=f"{workspace.url}/oidc/v1/token",
-        scopes="all-apis",
-    )
-
-    def headers() -> dict[str, str]:
-        token = principal.token()
-        return {"Authorization": f"{token.token_type} {token.access_token}"}
-
-    try:
-        headers()
-    except requests.RequestException as exc:
-        cause = exc.args[0] if exc.args and isinstance(exc.args[0], urllib3.exceptions.HTTPError) else None
-        raise (translated(cause) if cause else Transient(type(exc).__name__, retry_seconds=UNREACHABLE_SECONDS)) from exc
-    return lambda: headers

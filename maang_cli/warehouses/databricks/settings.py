@@ -37,6 +37,7 @@ class Workspace:
     """A personal access token. None: the service principal below logs in."""
     client_id: str
     client_secret: SecretStr | None
+    """None: whatever login Databricks' own settings name (`login.py`)."""
     volume: str | None
     """`catalog.schema.volume` for large loads; None if there is none."""
     wait_seconds: float
@@ -91,11 +92,10 @@ def _workspace(given: Given) -> Workspace:
         )
     token = secret("DATABRICKS_TOKEN", given.token, "token")
     client_id, client_secret = given.client_id.strip(), secret("DATABRICKS_CLIENT_SECRET", given.client_secret, "secret")
-    # Without either, the connector would open a browser.
-    if token is None and not (client_id and client_secret):
+    if client_secret and not client_id:
         raise SettingsError(
-            "no credentials for Databricks are set",
-            hint="set DATABRICKS_TOKEN, or DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET of a service principal",
+            "DATABRICKS_CLIENT_SECRET is set without DATABRICKS_CLIENT_ID",
+            hint="set DATABRICKS_CLIENT_ID to the service principal's application id",
         )
     if volume and not _VOLUME.fullmatch(volume):
         raise SettingsError(f"{volume[:80]!r} is not a volume", hint="set MAANG_VOLUME to catalog.schema.volume")

@@ -64,10 +64,9 @@ class Replace:
     def _differs(self, old: str, new: str) -> str:
         return sql.differs(old, new, self.table.values)
 
-    @property
-    def kinds(self) -> str:
-        """The types of the table's columns, as the preview must find them."""
-        return ";".join(_TYPES.get(c.type, c.type) for c in self.table.columns)
+    def columns(self, kinds: str) -> dict[str, Column]:
+        """The table's columns with the types that the preview found."""
+        return {c.name: Column(c.name, spelled(kind), "") for c, kind in zip(self.table.columns, kinds.split(";"), strict=True)}
 
     def preview(self) -> str:
         """One row: how many rows `merge` would insert, update, delete and leave, how many the gate refuses, and the types."""
@@ -119,10 +118,8 @@ WHEN NOT MATCHED AND s.ticker IS NOT NULL THEN INSERT ({", ".join(columns)}, {st
 VALUES ({", ".join(f"s.{column}" for column in columns)}, {now})"""
 
 
-_TYPES = {"INTEGER": "INT"}
-"""The types that `typeof` spells differently from `tables.Column`."""
-_TREE = {"LONG": "BIGINT", "INT": "INTEGER"}
-"""The types of `tables.Column`, by the spelling of SHOW TABLE EXTENDED if it differs."""
+_SPELLED = {"LONG": "BIGINT", "INT": "INTEGER"}
+"""The types of `tables.Column`, by the spelling of SHOW TABLE EXTENDED, `typeof` or the information schema, if it differs."""
 _COLUMN = re.compile(
     r"^ \|-- (.+): (.+) \(nullable = (true|false)\)\n(?: \|    \|-- element: (.+) \(containsNull)?", re.MULTILINE
 )
@@ -132,10 +129,27 @@ def columns_of(information: str) -> dict[str, Column]:
     """The columns in the text of SHOW TABLE EXTENDED, with types spelled as in `tables.Column`."""
     columns = {}
     for name, kind, nullable, element in _COLUMN.findall(information + "\n"):
-        inner = (element or kind).upper()
-        spelled = _TREE.get(inner, inner)
-        columns[name] = Column(name, f"ARRAY<{spelled}>" if element else spelled, "", required=nullable == "false")
+        columns[name] = Column(name, spelled(f"array<{element}>" if element else kind), "", required=nullable == "false")
     return columns
+
+
+def spelled(kind: str) -> str:
+    """A type that the warehouse names, as `tables.Column` spells it."""
+    kind = kind.upper()
+    if kind.startswith("ARRAY<"):
+        return f"ARRAY<{spelled(kind[6:-1])}>"
+    return _SPELLED.get(kind, kind)
+
+
+def information_schema(schema: str, tables: Iterable[str]) -> str:
+    """The columns of these tables: their table, name, type, and whether they are nullable, in order."""
+    catalog, _, name = schema.rpartition(".")
+    source = quote(f"{catalog}.information_schema.columns" if catalog else "information_schema.columns")
+    return (
+        "SELECT table_name, column_name, full_data_type, is_nullable"
+        f" FROM {source} WHERE table_schema = {text(name)} AND table_name IN ({', '.join(map(text, tables))})"
+        " ORDER BY table_name, ordinal_position"
+    )
 
 
 def plain(kind: pa.DataType) -> pa.DataType:

@@ -1,44 +1,73 @@
 """The warehouse in Databricks: managed Iceberg tables in Unity Catalog. Once staged, rows never leave it."""
 
-import io
 import logging
 import re
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import date
 from typing import NoReturn, TypeAlias
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from maang_cli import sql
-from maang_cli.errors import SettingsError, WarehouseDenied, WarehouseFailed
-from maang_cli.retries import COMMIT_ATTEMPTS
-from maang_cli.schemas import arrow_schema
+from maang_cli.errors import MaangError, NotOwner, SettingsError, WarehouseDenied
+from maang_cli.retries import COMMIT_ATTEMPTS, commit_pause
 from maang_cli.settings import Settings
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Column, Table, differences
 from maang_cli.warehouses.base import GateFailed, Query, Replaced, Size, TableMissing, commit_lost, table_mismatch
+from maang_cli.warehouses.databricks import doctor
 from maang_cli.warehouses.databricks import settings as databricks_settings
 from maang_cli.warehouses.databricks.connection import Connection
-from maang_cli.warehouses.databricks.errors import AlreadyExists, Conflict, GateRaised, Missing, NoHistory, Unfit
-from maang_cli.warehouses.databricks.sql import Replace, columns_of, plain, quote, relation, text, tickers_relation, values
+from maang_cli.warehouses.databricks.errors import (
+    AlreadyExists,
+    Conflict,
+    Denied,
+    GateRaised,
+    Missing,
+    NoHistory,
+    NothingSince,
+    Refusal,
+    Unfit,
+)
+from maang_cli.warehouses.databricks.sql import (
+    Replace,
+    columns_of,
+    information_schema,
+    plain,
+    quote,
+    relation,
+    spelled,
+    text,
+    tickers_relation,
+    values,
+)
+from maang_cli.warehouses.databricks.volume import Volume
 
 log = logging.getLogger("maang")
 
 SMALL = 1000
 """The most rows that fit into one statement's text, 100 KB; more rows go through a volume."""
 Found: TypeAlias = dict[str, Column]
-"""A table's columns by name, as the warehouse reports them."""
+"""A table's columns by name, as the warehouse reports them; empty if it does not."""
+HIVE = ("hive_metastore", "spark_catalog")
+"""The catalogs outside Unity Catalog, which can't have managed Iceberg tables."""
+TAG_LENGTH = 128
+"""The most characters of a query tag's value."""
 
 
 class DatabricksWarehouse:
     """The tables of one schema, through one connection that the first statement opens."""
 
-    def __init__(self, connection: Connection, schema: str, volume: str | None) -> None:
-        self._connection = connection
+    def __init__(
+        self, connection: Connection, schema: str, volume: Volume | None, wait: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.connection = connection
         self._schema = schema
-        self._volume = volume
+        self.volume = volume
+        self._wait = wait
+        """Between the attempts to commit."""
         self._seen: dict[str, Found | None] = {}
         """What `create_schema` found of production and cumulative, for the first `create` of each; None: it does not exist."""
 
@@ -54,31 +83,22 @@ class DatabricksWarehouse:
         return found is None
 
     def _make_schema(self) -> None:
-        self._connection.run(f"CREATE SCHEMA IF NOT EXISTS {quote(self._schema)}")
+        self.connection.run(f"CREATE SCHEMA IF NOT EXISTS {quote(self._schema)}")
 
     def has_schema(self) -> bool:
         return self._look(PRODUCTION, CUMULATIVE) is not None
 
     @property
     def location(self) -> str:
-        return f"{self._schema} on {self._connection.host}"
+        return f"{self._schema} on {self.connection.host}"
 
     def describe(self) -> str:
         statement = "SELECT current_user() AS who, current_catalog() AS catalog, version() AS version"
-        found = self._connection.run(statement).to_pylist()[0]
-        return f"{found['who']} on {self._connection.host}, catalog {found['catalog']}, version {found['version']}"
+        found = self.connection.run(statement).to_pylist()[0]
+        return f"{found['who']} on {self.connection.host}, catalog {found['catalog']}, version {found['version']}"
 
     def doctor_checks(self) -> Mapping[str, Callable[[], str]]:
-        return {"volume": self._try_volume}
-
-    def _try_volume(self) -> str:
-        """Upload a file, read it, remove it."""
-        if self._volume is None:
-            return f"not tried: MAANG_VOLUME is not set; loads of more than {SMALL} rows need it"
-        rows = pa.table({"ticker": ["SCRATCH"]})
-        with self._file("maang_doctor", rows) as path:
-            self._connection.run(f"SELECT count(*) FROM read_files('{path}', format => 'parquet', schema => 'ticker STRING')")
-        return f"a file was uploaded to {self._volume}, read and removed"
+        return {"volume": lambda: doctor.try_volume(self), "gate": lambda: doctor.try_gate(self)}
 
     def create(self, table: Table) -> bool:
         if table.name in self._seen:
@@ -96,67 +116,62 @@ class DatabricksWarehouse:
             for column in table.columns
         )
         partitions = " PARTITIONED BY (date)" if table.partitioned else ""
+        statement = f"CREATE TABLE IF NOT EXISTS {self.quoted(table)} ({columns}) USING ICEBERG{partitions}"
         try:
-            self._connection.run(
-                f"CREATE TABLE IF NOT EXISTS {self._name(table)} ({columns}) USING ICEBERG{partitions}", expect=(AlreadyExists,)
-            )
+            self.connection.run(statement, expect=(AlreadyExists,))
         except AlreadyExists:
             return False
+        except MaangError as exc:
+            self._must_be_in_unity_catalog(exc)
+            raise
         return True
+
+    def _must_be_in_unity_catalog(self, exc: MaangError) -> None:
+        """Raise why no Iceberg table could be created, if it is the catalog."""
+        catalog = self._schema.rpartition(".")[0]
+        with suppress(MaangError):
+            catalog = catalog or self.connection.run("SELECT current_catalog() AS catalog").to_pylist()[0]["catalog"]
+        if catalog in HIVE:
+            raise WarehouseDenied(
+                f"{self.connection.host}: the schema {self._schema} is in {catalog}, which can't have Iceberg tables",
+                hint="set --schema or MAANG_SCHEMA to catalog.schema, with a catalog of Unity Catalog",
+            ) from exc
 
     @property
     def max_staged_rows(self) -> int | None:
-        return SMALL if self._volume is None else None
+        return SMALL if self.volume is None else None
 
     def stage(self, table: Table, rows: pa.Table) -> None:
         if rows.num_rows <= SMALL:
-            self._stage(table, values(table, rows))
+            self.stage_from(table, values(table, rows))
+        elif self.volume is None:
+            raise no_volume(rows.num_rows)
         else:
-            self._stage_file(table, rows)
+            with self.volume.file(table.name, table.columns, rows) as file:
+                self.stage_from(table, file)
         log.debug("staged %d rows in %s", rows.num_rows, self.full_name(table))
 
-    def _stage(self, table: Table, source: str) -> None:
+    def stage_from(self, table: Table, source: str) -> None:
+        """Make the rows of a relation the table's only content."""
         columns = ", ".join(f"CAST({column.name} AS {column.type}) AS {column.name}" for column in table.columns)
-        statement = f"CREATE OR REPLACE TABLE {self._name(table)} USING ICEBERG AS SELECT {columns} FROM {source}"
+        statement = f"CREATE OR REPLACE TABLE {self.quoted(table)} USING ICEBERG AS SELECT {columns} FROM {source}"
         for _ in range(COMMIT_ATTEMPTS):
             # Missing: the schema, if init-tables did not run; or a table of this name, if another run has just dropped it.
             with suppress(Missing):
-                self._connection.run(statement, expect=(Missing,))
+                self.connection.run(statement, expect=(Missing,))
                 return
             self._make_schema()
-        self._connection.run(statement)
-
-    def _stage_file(self, table: Table, rows: pa.Table) -> None:
-        if self._volume is None:
-            raise no_volume(rows.num_rows)
-        schema = ", ".join(f"{column.name} {column.type}" for column in table.columns)
-        with self._file(table.name, rows.cast(arrow_schema(table.columns))) as path:
-            self._stage(table, f"read_files('{path}', format => 'parquet', schema => '{schema}')")
-
-    @contextmanager
-    def _file(self, name: str, rows: pa.Table) -> Iterator[str]:
-        """The rows as a Parquet file in the volume, which is removed at the end; yields its path."""
-        assert self._volume is not None  # noqa: S101 - the callers check it
-        path = f"/Volumes/{self._volume.replace('.', '/')}/{name}_{uuid.uuid4().hex}.parquet"
-        buffer = io.BytesIO()
-        pq.write_table(rows, buffer, compression="zstd")
-        try:
-            self._connection.run(f"PUT '__input_stream__' INTO '{path}' OVERWRITE", upload=buffer.getvalue())
-            yield path
-        finally:
-            self._remove(path)
-
-    def _remove(self, path: str) -> None:
-        try:
-            self._connection.run(f"REMOVE '{path}'")
-        except (WarehouseDenied, WarehouseFailed) as exc:  # the work is done, or a more useful error is being raised
-            log.warning("%s was not removed: %s", path, exc.message)
+        self.connection.run(statement)
 
     def query(self, query: Query) -> pa.Table:
         filled = sql.fill(query.text, self._relations(query) | {"tickers": tickers_relation(query.tickers)})
         tables = [read.table for read in query.reads.values()]
         try:
-            rows = self._connection.run(filled, expect=(Missing, NoHistory, Unfit))
+            rows = self.connection.run(filled, expect=(Missing, NoHistory, NothingSince, Unfit))
+        except NothingSince as exc:
+            if len(tables) > 1:  # it does not say which of them
+                raise exc.error from exc
+            return self.query(replace(query, reads={name: replace(read, as_of=None) for name, read in query.reads.items()}))
         except Missing as exc:
             raise self._missing(exc, tables) from exc
         except Unfit as exc:
@@ -165,28 +180,33 @@ class DatabricksWarehouse:
             times = ", ".join(read.as_of.isoformat() for read in query.reads.values() if read.as_of)
             raise SettingsError(
                 f"{self.full_name(tables[0])} has no history as of {times}",
-                hint=f"DESCRIBE HISTORY {self.full_name(tables[0])} lists the history; give --as-of a later time",
+                hint=f"give --as-of a later time, at most 7 days ago; DESCRIBE HISTORY {self.full_name(tables[0])} lists them",
             ) from exc
         return rows.cast(pa.schema([pa.field(f.name, plain(f.type)) for f in rows.schema]))
 
     def replace(self, table: Table, query: Query, sessions: Sequence[date], refuse_if: Query | None = None) -> Replaced:
-        statement = Replace(table, self._name(table), self._relations(query, refuse_if), query, refuse_if, tuple(sessions))
+        statement = Replace(table, self.quoted(table), self._relations(query, refuse_if), query, refuse_if, tuple(sessions))
         tables = [table, *(read.table for each in (query, refuse_if) if each for read in each.reads.values())]
-        for _ in range(COMMIT_ATTEMPTS):
+        for attempt in range(1, COMMIT_ATTEMPTS + 1):
             try:
-                found = self._connection.run(statement.preview(), expect=(Missing, Unfit)).to_pylist()[0]
+                found = self.connection.run(statement.preview(), expect=(Missing, Unfit)).to_pylist()[0]
                 if found["refused"]:
                     raise GateFailed
-                if found["kinds"] is not None and found["kinds"].upper() != statement.kinds:
-                    self._must_fit(table, (self._look(table) or {}).get(table.name, {}))
+                if found["kinds"] is not None:
+                    self._must_fit(table, statement.columns(found["kinds"]))
                 done = Replaced(
                     self.full_name(table), *(int(found[name]) for name in ("inserted", "updated", "deleted", "unchanged"))
                 )
-                if done.changed:  # a MERGE that changes nothing would commit an empty snapshot
-                    self._connection.run(statement.merge(deletes=done.deleted > 0), expect=(Missing, Unfit, Conflict, GateRaised))
-                return done
+                if not done.changed:  # a MERGE that changes nothing would commit an empty snapshot
+                    return done
+                merge = statement.merge(deletes=done.deleted > 0)
+                rows = self.connection.run(merge, expect=(Missing, Unfit, Conflict, GateRaised))
+                return self._counted(done, rows)
             except Conflict:
-                log.warning("another writer has changed %s; computing it again", self.full_name(table))
+                if attempt < COMMIT_ATTEMPTS:
+                    pause = commit_pause(attempt)
+                    log.warning("another writer has changed %s; computing it again in %.1f s", self.full_name(table), pause)
+                    self._wait(pause)
             except GateRaised as exc:
                 raise GateFailed from exc
             except Missing as exc:
@@ -195,23 +215,38 @@ class DatabricksWarehouse:
                 self._explain(exc, tables)
         raise commit_lost(self.full_name(table), COMMIT_ATTEMPTS)
 
+    def _counted(self, expected: Replaced, rows: pa.Table) -> Replaced:
+        """What the MERGE did by its own account, if it gives one: another writer may have been there since the preview."""
+        counts = rows.slice(0, 1).to_pylist()
+        names = [f"num_{name}_rows" for name in ("inserted", "updated", "deleted")]
+        if counts and all(isinstance(counts[0].get(name), int) for name in names):
+            inserted, updated, deleted = (counts[0][name] for name in names)
+            there = expected.inserted + expected.updated + expected.unchanged
+            return Replaced(expected.table, inserted, updated, deleted, there - inserted - updated)
+        changed = expected.inserted + expected.updated + expected.deleted
+        if self.connection.rows_changed not in (None, changed):
+            log.warning("%s: %d rows were changed, not %d", expected.table, self.connection.rows_changed, changed)
+        return expected
+
     def drop(self, table: Table) -> bool:
         try:
-            self._connection.run(f"DROP TABLE {self._name(table)}", expect=(Missing,))
+            self.connection.run(f"DROP TABLE {self.quoted(table)}", expect=(Missing, Denied))
         except Missing:
             return False
+        except Denied as exc:
+            raise NotOwner(exc.error.message, hint="GRANT MANAGE ON SCHEMA lets others than its owner drop it") from exc
         return True
 
     def tables(self) -> list[str]:
         try:
-            rows = self._connection.run(f"SHOW TABLES IN {quote(self._schema)}", expect=(Missing,))
+            rows = self.connection.run(f"SHOW TABLES IN {quote(self._schema)}", expect=(Missing,))
         except Missing:
             return []
         return sorted(rows["tableName"].to_pylist())
 
     def size(self, table: Table) -> Size:
         try:
-            rows = self._connection.run(f"DESCRIBE DETAIL {self._name(table)}", expect=(Missing, Unfit))
+            rows = self.connection.run(f"DESCRIBE DETAIL {self.quoted(table)}", expect=(Missing, Unfit))
         except Missing as exc:
             raise TableMissing(table) from exc
         except Unfit:
@@ -223,28 +258,42 @@ class DatabricksWarehouse:
         """Databricks maintains managed tables by itself (predictive optimization)."""
 
     def cancel(self) -> None:
-        self._connection.cancel()
+        self.connection.cancel()
 
     def close(self) -> None:
-        self._connection.close()
+        self.connection.close()
 
-    def _name(self, table: Table) -> str:
+    def quoted(self, table: Table) -> str:
+        """The table's full name in SQL."""
         return quote(f"{self._schema}.{table.name}")
 
     def _relations(self, *queries: Query | None) -> dict[str, str]:
         """The tables of the queries, by their placeholders."""
-        return {name: relation(self._name(read.table), read) for each in queries if each for name, read in each.reads.items()}
+        return {name: relation(self.quoted(read.table), read) for each in queries if each for name, read in each.reads.items()}
 
     def _look(self, *tables: Table) -> dict[str, Found] | None:
-        """The columns by name of those tables that exist; None if the schema does not exist. One statement."""
+        """The columns by name of those tables that exist; None if the schema does not exist.
+
+        One statement, and a second one if the first does not show the columns.
+        """
         names = "|".join(table.name for table in tables)
         try:
-            rows = self._connection.run(f"SHOW TABLE EXTENDED IN {quote(self._schema)} LIKE '{names}'", expect=(Missing,))
+            rows = self.connection.run(f"SHOW TABLE EXTENDED IN {quote(self._schema)} LIKE '{names}'", expect=(Missing,))
         except Missing:
             return None
-        return {row["tableName"]: columns_of(row["information"]) for row in rows.to_pylist()}
+        found = {row["tableName"]: columns_of(row["information"]) for row in rows.to_pylist()}
+        if unknown := [name for name, columns in found.items() if not columns]:
+            with suppress(Refusal):
+                rows = self.connection.run(information_schema(self._schema, unknown), expect=(Refusal,))
+                for row in rows.to_pylist():
+                    column = Column(row["column_name"], spelled(row["full_data_type"]), "", required=row["is_nullable"] == "NO")
+                    found[row["table_name"]][column.name] = column
+        return found
 
     def _must_fit(self, table: Table, found: Found) -> None:
+        if not found:
+            log.warning("%s: the warehouse does not show its columns, so they are not compared", self.full_name(table))
+            return
         kinds = {column.name: column.type for column in found.values()}
         required = [column.name for column in found.values() if column.required]
         if lines := differences(table, kinds, required):
@@ -270,6 +319,14 @@ def no_volume(rows: int) -> SettingsError:
     )
 
 
+def _tag(sessions: str) -> str:
+    """The selected sessions, as many as a query tag's value can have."""
+    if len(sessions) <= TAG_LENGTH:
+        return sessions
+    first, *others = sessions.split(",")
+    return f"{first} and {len(others)} more"
+
+
 def open_warehouse(settings: Settings, purpose: str) -> DatabricksWarehouse:
     """The warehouse that the settings describe. `purpose` becomes the query tags that an administrator sees.
 
@@ -279,7 +336,8 @@ def open_warehouse(settings: Settings, purpose: str) -> DatabricksWarehouse:
     workspace = databricks_settings.load(settings)
     if len(settings.tickers) > SMALL and workspace.volume is None:
         raise no_volume(len(settings.tickers))
-    command, _, session = purpose.partition(" ")
-    tags = {"application": "maang", "command": command, "session": session}
+    command, _, sessions = purpose.partition(" ")
+    tags = {"application": "maang", "command": command, "session": _tag(sessions)}
     connection = Connection(workspace, {key: value for key, value in tags.items() if value})
-    return DatabricksWarehouse(connection, settings.schema_name, workspace.volume)
+    volume = Volume(connection, workspace.volume) if workspace.volume else None
+    return DatabricksWarehouse(connection, settings.schema_name, volume)

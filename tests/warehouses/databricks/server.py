@@ -1,7 +1,7 @@
 """A SQL warehouse on loopback: the connector's own Thrift protocol over HTTP, with Spark behind it, and faults on request.
 
 Statements run as they are sent. This module does what Spark can't: `PUT` and `REMOVE` on a volume, which is a folder, and
-`read_files`, which becomes Spark's own syntax for a Parquet file.
+`read_files`, `DESCRIBE DETAIL` and `information_schema.columns`, which become Spark's own syntax.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ from databricks.sql.thrift_api.TCLIService import TCLIService, ttypes
 from thrift.protocol.TBinaryProtocol import TBinaryProtocol
 from thrift.transport.TTransport import TMemoryBuffer, TTransportException
 
+from maang_cli.warehouses.databricks.sql import columns_of
 from tests.warehouses.databricks.spark import Refusal
 
 TOKEN = "dapi-test-3f9a61"
 CLIENT_ID, CLIENT_SECRET = "client-71c2", "secret-test-c04e8b"
 OAUTH_TOKEN = "oauth-test-9d1e44"
+OIDC_TOKEN = "oidc-test-5b77d2"
+"""Of an issuer that the workspace trusts."""
 HTTP_PATH = "/sql/1.0/warehouses/0123456789abcdef"
 VOLUME = "main.landing.bars"
 POLL_SECONDS = 5
@@ -40,6 +43,8 @@ OK = ttypes.TStatus(statusCode=ttypes.TStatusCode.SUCCESS_STATUS)
 _READ_FILES = re.compile(r"read_files\('(/Volumes/[^']+)'[^)]*?schema => '((?:[^']|'')*)'\)", re.DOTALL)
 _PUT = re.compile(r"PUT '__input_stream__' INTO '(/Volumes/[^']+)' OVERWRITE")
 _REMOVE = re.compile(r"REMOVE '(/Volumes/[^']+)'")
+_DETAIL = re.compile(r"DESCRIBE DETAIL (\S+)")
+_COLUMNS = re.compile(r"(?:`\w+`\.)?`information_schema`\.`columns` WHERE table_schema = '(\w+)' AND table_name IN \(([^)]*)\)")
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,15 @@ class Fault:
     """The connection breaks without an answer."""
     slow: bool = False
     """The statement keeps running until it is cancelled, and does nothing."""
+    refused: bool = False
+    """The error is the status of the answer, not the state of the statement, as from a warehouse that is starting."""
+    ends: str = ""
+    """The statement ends in this state, such as CANCELED_STATE, without a message."""
+    polled: bool = False
+    """The first answer says that the statement is running; its end is the answer to a poll. Otherwise it runs as usual."""
+    result: str = "empty"
+    """The result of a statement that `ends`: `direct` (in the first answer), or what the client gets if it asks for it: `empty`,
+    `none` or `error`."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +90,13 @@ class Session:
 
 @dataclass(frozen=True)
 class Running:
-    """A slow statement."""
+    """A statement whose result is not in the first answer."""
 
     statement: str
+    ends: int | None = None
+    """The state that a poll finds; None: it is still running."""
+    table: pa.Table = field(default_factory=lambda: pa.table({}))
+    result: str = "empty"
     polled: threading.Event = field(default_factory=threading.Event)
     """Set when the client asks for its state, and so knows its id."""
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -91,10 +109,15 @@ class Engine(Protocol):
 
 
 class NoEngine:
-    """Every statement succeeds, does nothing and returns no rows. A test without Spark takes a fraction of a second."""
+    """Every statement succeeds and does nothing. A test without Spark takes a fraction of a second."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        """What a statement returns, by how it begins; all others return no rows."""
 
     def run(self, statement: str) -> pa.Table:
-        return pa.table({})
+        found = (rows for start, rows in self.rows.items() if statement.startswith(start))
+        return pa.Table.from_pylist(next(found, []))
 
 
 class _Cut(TTransportException):  # type: ignore[misc]
@@ -111,6 +134,16 @@ class StandIn:
         self.statements: list[str] = []
         self.sessions: dict[bytes, Session] = {}
         self.bytes_received = 0
+        self.prints_columns = True
+        """Whether SHOW TABLE EXTENDED shows the columns."""
+        self.rows_changed: int | None = None
+        """How many rows each statement says that it changed."""
+        self.tokens = [TOKEN, OAUTH_TOKEN]
+        """The tokens that are accepted."""
+        self.grants: Callable[[], dict[str, Any]] = lambda: {"access_token": OAUTH_TOKEN, "expires_in": 3600}
+        """The answer to a login with OAuth."""
+        self.revoked = False
+        """Whether the client secret is refused."""
         self.uploads: list[bytes] = []
         self.paths: list[str] = []
         self.script: deque[HttpAnswer] = deque()
@@ -120,7 +153,9 @@ class StandIn:
         self.before: Callable[[str], None] = lambda statement: None
         """Called before each statement, so that a test can do something at this moment."""
         self.running: dict[bytes, Running] = {}
-        """The slow statements, by their ids."""
+        """The statements whose result was not in the first answer, by their ids."""
+        self.forgets = False
+        """Whether a statement that is running is forgotten when it is first polled, with HTTP 500."""
         self.cancelled: list[str] = []
         """The slow statements for which CancelOperation was received."""
         self.refuse_sessions: str | None = None
@@ -130,6 +165,8 @@ class StandIn:
         self._http = _Http(("127.0.0.1", 0), _handler(self))
         if tls is not None:
             self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
+        self.storage_url = self.url
+        """Where the files of volumes are."""
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
     @property
@@ -167,10 +204,36 @@ class StandIn:
         """Run the statement. Returns its rows, and whether they ask the client to move a file."""
         for pattern, operation in ((_PUT, "PUT"), (_REMOVE, "REMOVE")):
             if found := pattern.fullmatch(statement.strip()):
-                row = {"operation": operation, "presignedUrl": self.url + found.group(1), "headers": "{}"}
+                row = {"operation": operation, "presignedUrl": self.storage_url + found.group(1), "headers": "{}"}
                 row |= {"localFile": "__input_stream__"} if operation == "PUT" else {}
                 return pa.Table.from_pylist([row]), True
-        return self.catalog.run(_READ_FILES.sub(self._parquet, statement)), False
+        if detail := _DETAIL.fullmatch(statement.strip()):
+            size = f"SELECT coalesce(sum(file_size_in_bytes), 0) AS sizeInBytes FROM {detail.group(1)}.files"
+            return self.catalog.run(size), False
+        statement = _COLUMNS.sub(self._columns, _READ_FILES.sub(self._parquet, statement))
+        table = self.catalog.run(statement)
+        if statement.startswith("SHOW TABLE EXTENDED") and not self.prints_columns:
+            hidden = [re.sub(r"\nSchema: root\n.*", "\n", text, flags=re.DOTALL) for text in table["information"].to_pylist()]
+            table = table.set_column(table.schema.get_field_index("information"), "information", pa.array(hidden, pa.string()))
+        return table, False
+
+    def _columns(self, found: re.Match[str]) -> str:
+        """The information schema's rows for some tables of a schema, as a relation."""
+        shown = self.catalog.run(f"SHOW TABLE EXTENDED IN {found.group(1)} LIKE '*'").to_pylist()
+        wanted = re.findall(r"'(\w+)'", found.group(2))
+        rows = [
+            (
+                table["tableName"],
+                column.name,
+                column.type.lower().replace("integer", "int"),
+                "NO" if column.required else "YES",
+                n,
+            )
+            for table in shown
+            if table["tableName"] in wanted
+            for n, column in enumerate(columns_of(table["information"]).values(), 1)
+        ]
+        return f"VALUES {', '.join(map(str, rows))} AS v(table_name, column_name, full_data_type, is_nullable, ordinal_position)"
 
     def _parquet(self, found: re.Match[str]) -> str:
         return f"parquet.`{self.folder}{found.group(1)}`"
@@ -227,15 +290,31 @@ class _Service:
             ttypes.TOperationType.EXECUTE_STATEMENT,
             hasResultSet=True,
         )
-        if fault is not None and fault.slow:
-            server.running[operation.operationId.guid] = Running(req.statement)
-            state = ttypes.TGetOperationStatusResp(status=OK, operationState=ttypes.TOperationState.RUNNING_STATE)
-            results = ttypes.TSparkDirectResults(operationStatus=state)
-            return ttypes.TExecuteStatementResp(status=OK, operationHandle=operation, directResults=results)
+        if fault is not None and fault.refused:
+            return ttypes.TExecuteStatementResp(status=ttypes.TStatus(ttypes.TStatusCode.ERROR_STATUS, errorMessage=fault.error))
+        if fault is not None and (fault.slow or fault.polled or fault.ends):
+            results = self._without_result(req.statement, fault, operation)
+        else:
+            results = self._with_result(req.statement, fault)
+        return ttypes.TExecuteStatementResp(status=OK, operationHandle=operation, directResults=results)
+
+    def _without_result(self, statement: str, fault: Fault, operation: Any) -> Any:
+        server = self._server
+        server.running[operation.operationId.guid] = self._begun(statement, fault)
+        if server.forgets:
+            server.running.clear()
+            server.script.append(HttpAnswer(500))
+        first = "RUNNING_STATE" if fault.slow or fault.polled else fault.ends
+        results = _results(pa.table({}), moves_file=False) if fault.result == "direct" else ttypes.TSparkDirectResults()
+        state = ttypes.TOperationState._NAMES_TO_VALUES[first]
+        results.operationStatus = ttypes.TGetOperationStatusResp(status=OK, operationState=state)
+        return results
+
+    def _with_result(self, statement: str, fault: Fault | None) -> Any:
         try:
             try:
                 if fault is None or fault.runs:
-                    table, moves = server.carry_out(req.statement)
+                    table, moves = self._server.carry_out(statement)
             finally:  # the answer can be lost even if it is a refusal
                 if fault is not None and fault.cut:
                     raise _Cut
@@ -249,14 +328,26 @@ class _Service:
                 errorMessage=exc.text,
                 displayMessage=exc.text,
             )
-            results = ttypes.TSparkDirectResults(operationStatus=failed)
-        else:
-            results = _results(table, moves)
-        return ttypes.TExecuteStatementResp(status=OK, operationHandle=operation, directResults=results)
+            return ttypes.TSparkDirectResults(operationStatus=failed)
+        results = _results(table, moves)
+        results.operationStatus.numModifiedRows = self._server.rows_changed
+        return results
+
+    def _begun(self, statement: str, fault: Fault) -> Running:
+        if fault.slow:
+            return Running(statement)
+        ends = ttypes.TOperationState._NAMES_TO_VALUES[fault.ends or "FINISHED_STATE"]
+        table = pa.table({}) if fault.ends else self._server.carry_out(statement)[0]
+        return Running(statement, ends, table, fault.result)
 
     def GetOperationStatus(self, req: Any) -> Any:  # noqa: N802
-        running = self._server.running[req.operationHandle.operationId.guid]
+        running = self._server.running.get(req.operationHandle.operationId.guid)
+        if running is None:
+            status = ttypes.TStatus(ttypes.TStatusCode.INVALID_HANDLE_STATUS, errorMessage="Invalid OperationHandle: closed")
+            return ttypes.TGetOperationStatusResp(status=status)
         running.polled.set()
+        if running.ends is not None:
+            return ttypes.TGetOperationStatusResp(status=OK, operationState=running.ends)
         cancelled = running.cancelled.wait(POLL_SECONDS)
         state = ttypes.TOperationState.CANCELED_STATE if cancelled else ttypes.TOperationState.RUNNING_STATE
         return ttypes.TGetOperationStatusResp(status=OK, operationState=state)
@@ -270,12 +361,18 @@ class _Service:
     # A cancelled statement has no error, and its result is empty.
 
     def GetResultSetMetadata(self, req: Any) -> Any:  # noqa: N802
-        return _results(pa.table({}), moves_file=False).resultSetMetadata
+        running = self._server.running[req.operationHandle.operationId.guid]
+        if running.result == "none":
+            return ttypes.TGetResultSetMetadataResp(status=OK)
+        if running.result == "error":
+            status = ttypes.TStatus(ttypes.TStatusCode.ERROR_STATUS, errorMessage="There is no result set")
+            return ttypes.TGetResultSetMetadataResp(status=status)
+        return _results(running.table, moves_file=False).resultSetMetadata
 
     def FetchResults(self, req: Any) -> Any:  # noqa: N802
-        empty = _results(pa.table({}), moves_file=False)
-        empty.resultSet.resultSetMetadata = empty.resultSetMetadata
-        return empty.resultSet
+        results = _results(self._server.running[req.operationHandle.operationId.guid].table, moves_file=False)
+        results.resultSet.resultSetMetadata = results.resultSetMetadata
+        return results.resultSet
 
     def CloseOperation(self, req: Any) -> Any:  # noqa: N802
         return ttypes.TCloseOperationResp(status=OK)
@@ -357,7 +454,7 @@ def _handler(server: StandIn) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a
             if server.script:
                 answer = server.script.popleft()
                 self._send(answer.status, answer.body, answer.headers)
-            elif self.headers.get("Authorization") not in (f"Bearer {TOKEN}", f"Bearer {OAUTH_TOKEN}"):
+            elif self.headers.get("Authorization", "").removeprefix("Bearer ") not in server.tokens:
                 self._send(403, b"<html>denied</html>", {"x-databricks-reason-phrase": "Invalid access token."})
             elif self.path != HTTP_PATH:
                 self._send(404, b"<html>not found</html>")
@@ -375,14 +472,29 @@ def _handler(server: StandIn) -> type[BaseHTTPRequestHandler]:  # noqa: C901 - a
             self._send(200, out.getvalue(), {"Content-Type": "application/x-thrift"})
 
         def _grant(self, body: bytes) -> None:
-            """OAuth for machines: give a token for the client's id and secret (HTTP Basic)."""
+            """OAuth for machines: give a token for the client's id and secret (HTTP Basic), or for another issuer's token."""
             basic = base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode()
-            wanted = parse_qs(body.decode()).get("grant_type") == ["client_credentials"]
-            if not wanted or self.headers.get("Authorization") != f"Basic {basic}":
+            form = parse_qs(body.decode())
+            secret = form.get("grant_type") == ["client_credentials"] and self.headers.get("Authorization") == f"Basic {basic}"
+            if server.revoked or not (secret or form.get("subject_token") == [OIDC_TOKEN]):
                 self._send(401, b'{"error":"invalid_client","error_description":"Client authentication failed"}')
                 return
-            token = {"access_token": OAUTH_TOKEN, "token_type": "Bearer", "expires_in": 3600}
+            token = {"token_type": "Bearer"} | server.grants()
             self._send(200, json.dumps(token).encode(), {"Content-Type": "application/json"})
+
+        def do_GET(self) -> None:
+            """What Databricks' SDK asks before it logs in."""
+            if self.path == "/.well-known/databricks-config":
+                found = {"oidc_endpoint": f"{server.url}/oidc", "workspace_id": "1"}
+            elif self.path == "/oidc/.well-known/oauth-authorization-server":
+                found = {
+                    "authorization_endpoint": f"{server.url}/oidc/v1/authorize",
+                    "token_endpoint": f"{server.url}/oidc/v1/token",
+                }
+            else:
+                self._send(404)
+                return
+            self._send(200, json.dumps(found).encode(), {"Content-Type": "application/json"})
 
         def do_PUT(self) -> None:
             body = self._body()

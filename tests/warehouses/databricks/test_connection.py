@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import socket
 import ssl
@@ -10,11 +11,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import jwt
 import pytest
 
 from maang_cli.errors import MaangError, WarehouseFailed
@@ -25,8 +28,10 @@ from tests import settings
 from tests.conftest import Maang
 from tests.warehouses.databricks.conftest import WRONG_SECRET, Init
 from tests.warehouses.databricks.server import (
+    CLIENT_ID,
     CLIENT_SECRET,
     HTTP_PATH,
+    OIDC_TOKEN,
     POLL_SECONDS,
     TOKEN,
     Fault,
@@ -106,6 +111,12 @@ def test_missing_extra_prints_how_to_install_it(home: Path) -> None:
 
 
 # Retries
+
+
+@pytest.fixture
+def connect() -> Callable[[], closing[Connection]]:
+    """Makes a connection from the present settings; its `with` closes it."""
+    return lambda: closing(Connection(databricks_settings.load(settings.load()), {}))
 
 
 @pytest.fixture
@@ -194,6 +205,120 @@ def test_expired_session_is_opened_again(server: StandIn, init: Init) -> None:
     assert [session.open for session in server.sessions.values()] == [False, False]
 
 
+STARTS = {
+    "session": "requirement failed: Session handle: SessionHandle [4f2a] has not been initialized or had already closed.",
+    "disk": "java.io.IOException: Couldn't create directory /local_disk0/tmp/4f2a_resources",
+    "state": "The warehouse 0123456789abcdef is not ready to accept connections (current state: STARTING)",
+}
+
+
+@pytest.mark.parametrize("text", STARTS.values(), ids=STARTS)
+def test_warehouse_that_is_starting_is_waited_for_in_one_session_at_a_time(text: str, server: StandIn, init: Init) -> None:
+    opened: list[int] = []
+
+    def start(statement: str) -> Fault | None:
+        opened.append(sum(session.open for session in server.sessions.values()))
+        return Fault(error=text, refused=True) if len(opened) <= 2 else None
+
+    server.fault = start
+    done = init()
+    assert done.code == 0, done.err
+    assert done.err.count(": starting, or at capacity (") == 2
+    assert done.err.count("trying again in 0 s") == 0
+    assert set(opened) == {1}
+    assert len(server.sessions) == 3
+
+
+def test_warehouse_that_never_starts_is_given_up(server: StandIn, init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAANG_WAREHOUSE_WAIT", "2.5")
+    server.fault = lambda statement: Fault(error=STARTS["session"], refused=True)
+    done = init()
+    assert done.code == 4
+    assert "starting, or at capacity (it has closed the session); gave up after" in done.err
+    assert len(server.sessions) <= 3
+    assert not any(session.open for session in server.sessions.values())
+
+
+def test_serverless_without_capacity_is_waited_for(server: StandIn, init: Init) -> None:
+    reason = {"x-databricks-reason-phrase": "BAD_REQUEST: Cannot create the resource, please try again later"}
+    server.script.append(HttpAnswer(400, headers=reason))
+    done = init()
+    assert done.code == 0, done.err
+    assert "starting, or at capacity (HTTP 400, BAD_REQUEST: Cannot create the resource, please try again later)" in done.err
+
+
+def test_warehouse_that_is_stopped_in_mid_run_is_waited_for(server: StandIn, init: Init) -> None:
+    stopped = Fault(error="The SQL warehouse 0123456789abcdef was stopped")
+    server.fault = lambda statement: stopped if len(server.statements) == 2 else None
+    done = init()
+    assert done.code == 0, done.err
+    assert "starting, or at capacity (The SQL warehouse 0123456789abcdef was stopped); trying again in" in done.err
+    assert [session.open for session in server.sessions.values()] == [False, False]
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_failed_poll_is_repeated_and_the_statement_is_not(
+    status: int, server: StandIn, connect: Callable[[], closing[Connection]]
+) -> None:
+    server.fault = lambda statement: Fault(polled=True)
+    server.catalog.rows = {"SELECT": [{"number": 7}]}  # type: ignore[attr-defined]
+    server.before = lambda statement: server.script.append(HttpAnswer(status))
+    with connect() as connection:
+        assert connection.run("SELECT 7").to_pylist() == [{"number": 7}]
+    assert server.statements == ["SELECT 7"]
+    assert server.script == deque()
+
+
+def test_statement_that_the_warehouse_has_forgotten_is_sent_again(
+    server: StandIn, connect: Callable[[], closing[Connection]]
+) -> None:
+    server.fault = lambda statement: Fault(polled=True) if len(server.statements) == 1 else None
+
+    server.forgets = True
+    with connect() as connection:
+        connection.run("SELECT 7")
+    assert server.statements == ["SELECT 7", "SELECT 7"]
+
+
+# Statements that are cancelled in the warehouse
+
+
+@pytest.mark.parametrize("result", ["direct", "empty", "none", "error"])
+@pytest.mark.parametrize("polled", [False, True], ids=["at once", "polled"])
+@pytest.mark.parametrize("state", ["CANCELED_STATE", "TIMEDOUT_STATE"])
+def test_statement_that_is_cancelled_in_the_warehouse_fails_and_is_not_sent_again(
+    state: str, polled: bool, result: str, server: StandIn, connect: Callable[[], closing[Connection]]
+) -> None:
+    if polled and result == "direct":
+        pytest.skip("a first answer with a result is not polled")
+    server.fault = lambda statement: Fault(ends=state, polled=polled, result=result)
+    with connect() as connection, pytest.raises(WarehouseFailed, match="the statement was cancelled in the warehouse") as failed:
+        connection.run("MERGE INTO t")
+    assert failed.value.exit_code == 4
+    assert "query history" in failed.value.hint
+    assert server.statements == ["MERGE INTO t"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[OPERATION_CANCELED] Operation has been canceled. SQLSTATE: HY008", "Query was cancelled by user admin@example.com"],
+)
+def test_statement_that_is_cancelled_with_a_message_is_not_sent_again(
+    text: str, server: StandIn, connect: Callable[[], closing[Connection]]
+) -> None:
+    server.fault = lambda statement: Fault(error=text)
+    with connect() as connection, pytest.raises(WarehouseFailed, match="the statement was cancelled in the warehouse: "):
+        connection.run("MERGE INTO t")
+    assert server.statements == ["MERGE INTO t"]
+
+
+def test_answer_that_the_connector_can_not_read_is_an_error_without_a_traceback(server: StandIn, init: Init) -> None:
+    server.fault = lambda statement: Fault(ends="FINISHED_STATE", result="none")
+    done = init()
+    assert done.code == 4
+    assert ": the answer can't be used (KeyError: None)" in done.err
+
+
 # Service principals
 
 
@@ -212,6 +337,90 @@ def test_wrong_client_secret_exits_2_immediately(
     assert done.code == 2
     assert "DATABRICKS_CLIENT_SECRET" in done.err
     assert server.paths == ["/oidc/v1/token"]
+
+
+@pytest.fixture
+def jwts(server: StandIn, use_service_principal: Callable[[str], None]) -> list[str]:
+    """A service principal whose tokens are JWTs that expire immediately. The server accepts only the last one. Returns all."""
+    use_service_principal(CLIENT_SECRET)
+    granted: list[str] = []
+
+    def grant() -> dict[str, object]:
+        claims = {"iss": "https://127.0.0.1/oidc", "exp": int(time.time()), "jti": str(len(granted))}
+        granted.append(jwt.encode(claims, "a key of the stand-in, 32 bytes or more"))
+        server.tokens = granted[-1:]
+        return {"access_token": granted[-1], "expires_in": 0}
+
+    server.grants = grant
+    return granted
+
+
+def test_jwt_that_expires_in_mid_run_is_renewed(jwts: list[str], server: StandIn, init: Init) -> None:
+    done = init()
+    assert done.code == 0, done.err
+    assert len(set(jwts)) > len(server.statements)
+    assert not any(token in done.out + done.err for token in jwts)
+
+
+@pytest.mark.usefixtures("jwts")
+def test_secret_that_is_revoked_in_mid_run_exits_2_immediately(server: StandIn, init: Init) -> None:
+    def revoke(statement: str) -> None:
+        server.revoked = len(server.statements) == 2
+
+    server.before = revoke
+    done = init()
+    assert done.code == 2
+    assert "no OAuth token: the workspace answered HTTP 401" in done.err
+    assert "hint: check DATABRICKS_HOST, DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET" in done.err
+    assert "trying again" not in done.err
+    assert len(server.statements) == 2
+
+
+# Logins that Databricks' own settings name
+
+
+@pytest.fixture
+def no_token(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABRICKS_TOKEN")
+
+
+@pytest.mark.usefixtures("no_token")
+def test_profile_logs_in(init: Init, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "databrickscfg").write_text(f"[etl]\ntoken = {TOKEN}\n")
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "databrickscfg"))
+    monkeypatch.setenv("DATABRICKS_CONFIG_PROFILE", "etl")
+    done = init()
+    assert done.code == 0, done.err
+
+
+@pytest.mark.usefixtures("no_token")
+def test_token_of_another_issuer_logs_in(server: StandIn, init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABRICKS_CLIENT_ID", CLIENT_ID)
+    monkeypatch.setenv("DATABRICKS_OIDC_TOKEN", OIDC_TOKEN)
+    done = init()
+    assert done.code == 0, done.err
+    assert server.paths.count("/oidc/v1/token") == 1
+
+
+@pytest.mark.usefixtures("no_token")
+def test_cli_login_is_used(init: Init, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = {"access_token": TOKEN, "token_type": "Bearer", "expiry": "2099-01-01T00:00:00Z"}
+    cli = tmp_path / "databricks"
+    cli.write_text(f"#!/bin/sh\nprintf '%s' '{json.dumps(token)}'\n")
+    cli.chmod(0o755)
+    monkeypatch.setenv("DATABRICKS_CLI_PATH", str(cli))
+    done = init()
+    assert done.code == 0, done.err
+
+
+@pytest.mark.usefixtures("no_token")
+def test_profile_that_does_not_exist_exits_2(init: Init, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "databrickscfg").write_text(f"[etl]\ntoken = {TOKEN}\n")
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", str(tmp_path / "databrickscfg"))
+    monkeypatch.setenv("DATABRICKS_CONFIG_PROFILE", "prod")
+    done = init()
+    assert done.code == 2
+    assert "has no prod profile configured" in done.err
 
 
 def test_service_principal_retries_an_unreachable_host(
@@ -312,12 +521,6 @@ class Statement(threading.Thread):
         self.join(POLL_SECONDS)
         assert isinstance(self.error, WarehouseFailed)
         assert self.error.message.endswith(": the statement was cancelled")
-
-
-@pytest.fixture
-def connect() -> Callable[[], closing[Connection]]:
-    """Makes a connection from the present settings; its `with` closes it."""
-    return lambda: closing(Connection(databricks_settings.load(settings.load()), {}))
 
 
 @pytest.mark.parametrize("service_principal", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 
 import pytest
 import urllib3
@@ -14,9 +15,11 @@ from maang_cli.warehouses.databricks.errors import (
     GATE,
     AlreadyExists,
     Conflict,
+    Denied,
     GateRaised,
     Missing,
     NoHistory,
+    NothingSince,
     Refusal,
     Transient,
     Unfit,
@@ -88,6 +91,16 @@ def unreachable(reason: Exception) -> urllib3.exceptions.MaxRetryError:
             "[TEMPORARILY_BUSY] Later. SQLSTATE: 57014",
             FAILED_STATEMENT_SECONDS,
         ),
+        (
+            driver.ServerOperationError("[UNITY_CATALOG_SERVICE_UNAVAILABLE] Later. SQLSTATE: 57000"),
+            "[UNITY_CATALOG_SERVICE_UNAVAILABLE] Later. SQLSTATE: 57000",
+            FAILED_STATEMENT_SECONDS,
+        ),
+        (
+            driver.ServerOperationError("[DELTA_FILE_NOT_FOUND_DETAILED] It was replaced. SQLSTATE: 42K03"),
+            "[DELTA_FILE_NOT_FOUND_DETAILED] It was replaced. SQLSTATE: 42K03",
+            FAILED_STATEMENT_SECONDS,
+        ),
     ],
 )
 def test_failure_that_may_heal_has_a_budget(raised: Exception, text: str, retry_seconds: float | None) -> None:
@@ -118,6 +131,43 @@ def test_closed_session_is_opened_again_immediately(raised: Exception) -> None:
     failure = translated(raised)
     assert isinstance(failure, Transient)
     assert (str(failure), failure.after, failure.session_lost) == ("the session has expired", 0, True)
+
+
+STARTING = [
+    "requirement failed: Session handle: SessionHandle [4f2a] has not been initialized or had already closed.",
+    "java.io.IOException: Couldn't create directory /local_disk0/tmp/4f2a_resources",
+    "The warehouse 0123456789abcdef is not ready to accept connections (current state: STARTING)",
+    "SQL warehouse 0123456789abcdef was stopped",
+    "BAD_REQUEST: Cannot create the resource, please try again later",
+]
+"""What users have reported of warehouses that start or stop."""
+
+
+@pytest.mark.parametrize("text", STARTING[1:])
+@pytest.mark.parametrize("kind", [driver.ServerOperationError, driver.DatabaseError, lambda text: http(400, text)])
+def test_starting_warehouse_is_waited_for_with_a_new_session(text: str, kind: Callable[[str], Exception]) -> None:
+    failure = translated(kind(text))
+    assert isinstance(failure, Transient)
+    assert str(failure).startswith("starting, or at capacity (")
+    assert (failure.retry_seconds, failure.after, failure.session_lost) == (None, None, True)
+
+
+def test_try_again_later_at_the_end_of_another_error_is_not_a_start() -> None:
+    failure = translated(driver.ServerOperationError("[RESOURCE_EXHAUSTED] Too many; try again later SQLSTATE: 54000"))
+    assert isinstance(failure, Refusal)
+
+
+@pytest.mark.parametrize("raised", [KeyError(None), AssertionError(), ValueError("Unknown command state: 9")])
+def test_failure_inside_the_connector_is_an_unusable_answer(raised: Exception) -> None:
+    failure = translated(raised)
+    assert isinstance(failure, WarehouseFailed)
+    assert failure.message.startswith(f"the answer can't be used ({type(raised).__name__}: ")
+
+
+def test_failed_statement_without_a_message_is_reported() -> None:
+    failure = translated(driver.ServerOperationError(None))
+    assert isinstance(failure, Refusal)
+    assert failure.error.message == "the statement failed without a message"
 
 
 @pytest.mark.parametrize(
@@ -162,11 +212,21 @@ REFUSED = [
     ("[DELTA_CONCURRENT_APPEND] Files were added. SQLSTATE: 2D521", Conflict, WarehouseFailed),
     ("[SERIALIZATION] It failed. SQLSTATE: 40001", Conflict, WarehouseFailed),
     ("[DELTA_TIMESTAMP_EARLIER_THAN_COMMIT_RETENTION] Too early. SQLSTATE: 42816", NoHistory, WarehouseDenied),
+    (
+        "[DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION] 7 days. SQLSTATE: 0AKDC",
+        NoHistory,
+        WarehouseDenied,
+    ),
+    ("[DELTA_TIMESTAMP_GREATER_THAN_COMMIT] Too late. SQLSTATE: 42816", NothingSince, WarehouseDenied),
+    ("[OPERATION_CANCELED] Operation has been canceled. SQLSTATE: HY008", Refusal, WarehouseFailed),
+    ("[QUERY_EXECUTION_TIMEOUT_EXCEEDED] Timeout. SQLSTATE: 57KD0", Refusal, WarehouseFailed),
+    ("[CATALOG_QUOTA_EXCEEDED] Too many. SQLSTATE: 54000", Refusal, WarehouseFailed),
     ("[UNRESOLVED_COLUMN.WITH_SUGGESTION] No such column. SQLSTATE: 42703", Unfit, WarehouseDenied),
     ("[CAST_OVERFLOW] It does not fit. SQLSTATE: 22003", Unfit, WarehouseDenied),
     (f"[USER_RAISED_EXCEPTION] {GATE} SQLSTATE: P0001", GateRaised, WarehouseFailed),
-    ("[INSUFFICIENT_PERMISSIONS] No USE SCHEMA. SQLSTATE: 42501", Refusal, WarehouseDenied),
-    ("PERMISSION_DENIED: No USE CATALOG.", Refusal, WarehouseDenied),
+    ("[INSUFFICIENT_PERMISSIONS] No USE SCHEMA. SQLSTATE: 42501", Denied, WarehouseDenied),
+    ("PERMISSION_DENIED: No USE CATALOG.", Denied, WarehouseDenied),
+    ("PERMISSION_DENIED: Presigned URLs API is not enabled", Refusal, WarehouseDenied),
     ("[NO_SUCH_CATALOG_EXCEPTION] It was not found. SQLSTATE: 42704", Refusal, WarehouseDenied),
     ("[UC_QUOTA_EXCEEDED] The metastore is full. SQLSTATE: 53000", Refusal, WarehouseFailed),
     ("[SOMETHING_NEW] Unknown.", Refusal, WarehouseFailed),

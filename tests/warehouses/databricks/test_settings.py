@@ -64,7 +64,6 @@ def test_http_path_may_lack_its_slash(path: str, monkeypatch: pytest.MonkeyPatch
         ("DATABRICKS_HOST", "dbc 1"),
         ("DATABRICKS_HTTP_PATH", "/sql/1.0/ware houses"),
         ("DATABRICKS_TOKEN", "dapi secret"),
-        ("DATABRICKS_TOKEN", ""),
         ("MAANG_VOLUME", "landing.bars"),
         ("MAANG_VOLUME", "main.landing.bars'"),
         ("MAANG_WAREHOUSE_WAIT", "long"),
@@ -147,6 +146,13 @@ def test_token_beats_a_service_principal(monkeypatch: pytest.MonkeyPatch) -> Non
     assert token.get_secret_value() == "dapi-secret"
     monkeypatch.delenv("DATABRICKS_TOKEN")
     assert workspace().token is None
+
+
+def test_client_secret_needs_a_client_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABRICKS_CLIENT_SECRET", "client-secret")
+    monkeypatch.delenv("DATABRICKS_TOKEN")
+    with pytest.raises(SettingsError, match="DATABRICKS_CLIENT_SECRET is set without DATABRICKS_CLIENT_ID"):
+        workspace()
 
 
 def test_white_space_around_a_secret_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,18 @@ import pytest
 from maang_cli.tables import PRODUCTION, STAGING_COLUMNS, Column, Table
 from maang_cli.warehouses.base import Query, Read
 from maang_cli.warehouses.databricks.errors import GATE
-from maang_cli.warehouses.databricks.sql import Replace, columns_of, plain, quote, relation, text, tickers_relation, values
+from maang_cli.warehouses.databricks.sql import (
+    Replace,
+    columns_of,
+    information_schema,
+    plain,
+    quote,
+    relation,
+    spelled,
+    text,
+    tickers_relation,
+    values,
+)
 
 TUESDAY, WEDNESDAY = date(2025, 10, 14), date(2025, 10, 15)
 STAGING = Table("staging", STAGING_COLUMNS)
@@ -166,5 +177,25 @@ def test_replace_without_refuse_if_has_no_gate(replace: Replace) -> None:
     assert "0 AS refused" in plainly.preview()
 
 
-def test_kinds_are_spelled_as_typeof_returns_them(replace: Replace) -> None:
-    assert replace.kinds == ";".join(["STRING", "DATE", *["DECIMAL(10,2)"] * 4, "BIGINT", "DECIMAL(10,2)", "INT", "TIMESTAMP"])
+def test_types_of_typeof_become_columns(replace: Replace) -> None:
+    kinds = ";".join(["string", "date", *["decimal(10,2)"] * 4, "bigint", "decimal(10,2)", "int", "timestamp"])
+    assert {name: column.type for name, column in replace.columns(kinds).items()} == {
+        column.name: column.type for column in PRODUCTION.columns
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "spelling"),
+    [("int", "INTEGER"), ("long", "BIGINT"), ("decimal(10,2)", "DECIMAL(10,2)"), ("array<int>", "ARRAY<INTEGER>")],
+)
+def test_type_is_spelled_as_in_the_tables(kind: str, spelling: str) -> None:
+    assert spelled(kind) == spelling
+
+
+@pytest.mark.parametrize(
+    ("schema", "source"),
+    [("maang", "`information_schema`.`columns`"), ("my-cat.maang", "`my-cat`.`information_schema`.`columns`")],
+)
+def test_information_schema_is_that_of_the_catalog(schema: str, source: str) -> None:
+    statement = information_schema(schema, ["a", "b"])
+    assert f"FROM {source} WHERE table_schema = 'maang' AND table_name IN ('a', 'b')" in statement

@@ -9,24 +9,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 
-from maang_cli.errors import MaangError, WarehouseFailed
-from maang_cli.retries import COMMIT_ATTEMPTS
+from maang_cli.errors import CommitLost, MaangError, WarehouseFailed
+from maang_cli.pipeline import publish_query
+from maang_cli.retries import COMMIT_ATTEMPTS, LONGEST_WAIT_SECONDS
 from maang_cli.schemas import arrow_schema
 from maang_cli.sessions import between
 from maang_cli.tables import PRODUCTION, STAGING_COLUMNS, staging
 from maang_cli.warehouses import WAREHOUSES
-from maang_cli.warehouses.base import Query, Warehouse
-from maang_cli.warehouses.databricks.warehouse import SMALL
+from maang_cli.warehouses.base import Query, Read, Replaced, Warehouse
+from maang_cli.warehouses.databricks import settings as databricks_settings
+from maang_cli.warehouses.databricks.connection import Connection
+from maang_cli.warehouses.databricks.warehouse import SMALL, DatabricksWarehouse
 from tests import settings
 from tests.conftest import Maang
 from tests.polygon_server import PolygonServer, row
 from tests.warehouses.databricks.conftest import Init
-from tests.warehouses.databricks.server import POLL_SECONDS, Fault, StandIn, wait_until
+from tests.warehouses.databricks.server import POLL_SECONDS, Fault, NoEngine, StandIn, wait_until
 
 TICKERS = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
 DAY, NEXT_DAY = date(2025, 10, 14), date(2025, 10, 15)
@@ -68,7 +71,92 @@ def test_sample_bars_are_not_written_to_databricks(server: StandIn, maang: Maang
     assert server.paths == []
 
 
+@pytest.mark.parametrize(
+    ("purpose", "tag"),
+    [
+        ("run-day 2025-10-01,2025-10-02", "2025-10-01,2025-10-02"),
+        ("run-day " + ",".join(f"2025-10-{day:02}" for day in range(1, 13)), "2025-10-01 and 11 more"),
+    ],
+)
+def test_query_tag_has_at_most_128_characters(purpose: str, tag: str, server: StandIn) -> None:
+    with closing(WAREHOUSES["databricks"].open(settings.load(), purpose)) as warehouse:
+        warehouse.has_schema()
+    (session,) = server.sessions.values()
+    assert session.configuration["QUERY_TAGS"].partition(",session:")[2].replace("\\", "") == tag
+    assert len(tag) <= 128
+
+
+UNKNOWN = [{"tableName": PRODUCTION.name, "information": "Catalog: main\nType: MANAGED\n"}]
+"""What SHOW TABLE EXTENDED returns if it does not print the columns."""
+
+
+def test_columns_that_are_not_printed_are_read_from_the_information_schema(server: StandIn, init: Init) -> None:
+    assert isinstance(server.catalog, NoEngine)
+    columns = [
+        {
+            "table_name": PRODUCTION.name,
+            "column_name": column.name,
+            "full_data_type": column.type.lower().replace("integer", "int"),
+            "is_nullable": "NO" if column.required else "YES",
+        }
+        for column in PRODUCTION.columns
+    ]
+    server.catalog.rows = {"SHOW TABLE EXTENDED": UNKNOWN, "SELECT table_name": columns}
+    assert init().code == 0
+    columns[-1]["full_data_type"] = "date"
+    done = init()
+    assert done.code == 2
+    assert "insertion_timestamp is DATE, TIMESTAMP expected" in done.err
+
+
+@pytest.mark.parametrize("answer", [None, Fault(error="[TABLE_OR_VIEW_NOT_FOUND] There is none. SQLSTATE: 42P01")])
+def test_columns_that_the_warehouse_never_shows_are_not_missing(answer: Fault | None, server: StandIn, init: Init) -> None:
+    assert isinstance(server.catalog, NoEngine)
+    server.catalog.rows = {"SHOW TABLE EXTENDED": UNKNOWN}
+    server.fault = lambda statement: answer if statement.startswith("SELECT table_name") else None
+    done = init()
+    assert done.code == 0, done.err
+    assert f"maang.{PRODUCTION.name}: the warehouse does not show its columns, so they are not compared" in done.err
+
+
+def test_table_outside_unity_catalog_is_named_as_the_reason(server: StandIn, init: Init) -> None:
+    assert isinstance(server.catalog, NoEngine)
+    unknown = Fault(error="[DATA_SOURCE_NOT_FOUND] Failed to find the data source: ICEBERG. SQLSTATE: 42K02")
+    server.fault = lambda statement: unknown if statement.startswith("CREATE TABLE") else None
+    server.catalog.rows = {"SELECT current_catalog": [{"catalog": "hive_metastore"}]}
+    done = init()
+    assert done.code == 2
+    assert "the schema maang is in hive_metastore, which can't have Iceberg tables" in done.err
+    assert "hint: set --schema or MAANG_SCHEMA to catalog.schema, with a catalog of Unity Catalog" in done.err
+    server.catalog.rows = {"SELECT current_catalog": [{"catalog": "main"}]}
+    assert "DATA_SOURCE_NOT_FOUND" in init().err
+
+
+# Dropping
+
+
+def test_staging_of_another_owner_is_only_a_warning(server: StandIn, maang: Maang) -> None:
+    denied = Fault(error="[INSUFFICIENT_PERMISSIONS] User is not an owner of Table. SQLSTATE: 42501")
+    server.fault = lambda statement: denied if statement.startswith("DROP") else None
+    done = maang("drop-staging", "--date", str(DAY))
+    assert done.code == 0
+    assert "was not dropped: " in done.err
+    assert "User is not an owner" in done.err
+    assert done.out.endswith(" was not dropped\n")
+
+
 # Staging
+
+
+def test_storage_that_can_not_be_reached_is_named(server: StandIn, monkeypatch: pytest.MonkeyPatch, warehouse: Warehouse) -> None:
+    monkeypatch.setenv("MAANG_WAREHOUSE_WAIT", "0")
+    server.storage_url = "http://127.0.0.1:9"
+    with (
+        closing(WAREHOUSES["databricks"].open(settings.load(), "doctor")) as opened,
+        pytest.raises(WarehouseFailed, match="the volume's storage can't be reached: ") as failed,
+    ):
+        opened.doctor_checks()["volume"]()
+    assert failed.value.hint.startswith("let this machine reach the cloud storage of MAANG_VOLUME")
 
 
 @pytest.fixture
@@ -210,24 +298,84 @@ def test_rows_spoiled_after_the_audit_are_not_published(
     assert databricks.rows("SELECT * FROM maang.daily_stock_prices") == []
 
 
-def test_commit_is_computed_again_until_the_attempts_are_used_up(
-    databricks: StandIn, polygon: PolygonServer, maang: Maang
+@pytest.fixture
+def pauses() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def publish(server: StandIn, pauses: list[float]) -> Iterator[Callable[[], Replaced]]:
+    """Replaces a session of production on a server that finds 3 new rows, 1 changed and 2 unchanged ones, and 1 to delete."""
+    assert isinstance(server.catalog, NoEngine)
+    preview = {"inserted": 3, "updated": 1, "deleted": 1, "unchanged": 2, "refused": 0, "kinds": None}
+    server.catalog.rows = {"WITH": [preview]}
+    workspace = databricks_settings.load(settings.load())
+    with closing(DatabricksWarehouse(Connection(workspace, {}), "maang", None, wait=pauses.append)) as warehouse:
+        query = publish_query(staging(TICKERS, [DAY]), TICKERS, [DAY])
+        yield lambda: warehouse.replace(PRODUCTION, query, [DAY])
+
+
+def test_preview_counts_if_the_merge_does_not(publish: Callable[[], Replaced]) -> None:
+    assert publish() == Replaced("maang.daily_stock_prices", 3, 1, 1, 2)
+
+
+def test_merge_counts_its_rows_itself(server: StandIn, publish: Callable[[], Replaced]) -> None:
+    """Another writer may have published some of them after the preview."""
+    assert isinstance(server.catalog, NoEngine)
+    counts = {"num_affected_rows": 2, "num_updated_rows": 0, "num_deleted_rows": 1, "num_inserted_rows": 1}
+    server.catalog.rows["MERGE"] = [counts]
+    assert publish() == Replaced("maang.daily_stock_prices", 1, 0, 1, 5)
+
+
+def test_count_that_differs_from_the_preview_is_a_warning(
+    server: StandIn, publish: Callable[[], Replaced], caplog: pytest.LogCaptureFixture
 ) -> None:
-    serve_day(polygon)
-    assert maang("init-tables").code == 0
-    assert maang("ingest", "--date", str(DAY)).code == 0
+    server.rows_changed = 4
+    publish()
+    assert "maang.daily_stock_prices: 4 rows were changed, not 5" in caplog.text
+
+
+@pytest.mark.parametrize("state", ["CANCELED_STATE", "TIMEDOUT_STATE"])
+def test_merge_that_is_cancelled_in_the_warehouse_is_not_reported_as_published(
+    state: str, server: StandIn, publish: Callable[[], Replaced]
+) -> None:
+    server.fault = lambda statement: Fault(ends=state, result="direct") if statement.startswith("MERGE") else None
+    with pytest.raises(WarehouseFailed, match="the statement was cancelled in the warehouse"):
+        publish()
+    assert sum(statement.startswith("MERGE") for statement in server.statements) == 1
+
+
+def test_pause_between_attempts_grows_at_random(
+    server: StandIn, publish: Callable[[], Replaced], pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     conflict = Fault(error="[DELTA_CONCURRENT_APPEND] Files were added. SQLSTATE: 2D521")
-    databricks.statements.clear()
-    databricks.fault = lambda statement: conflict if statement.startswith("MERGE INTO") else None
-    done = maang("promote", "--date", str(DAY))
-    assert done.code == 4, done.err
-    assert f"other writers have changed maang.daily_stock_prices {COMMIT_ATTEMPTS} times in a row" in done.err
-    assert done.err.count("computing it again") == COMMIT_ATTEMPTS
-    assert sum(statement.startswith("MERGE INTO") for statement in databricks.statements) == COMMIT_ATTEMPTS
-    assert sum(statement.startswith("WITH maang_in_staging") for statement in databricks.statements) == COMMIT_ATTEMPTS
-    databricks.fault = lambda statement: None
-    assert databricks.rows("SELECT * FROM maang.daily_stock_prices") == []
-    assert maang("promote", "--date", str(DAY)).code == 0
+    server.fault = lambda statement: conflict if statement.startswith("MERGE") else None
+    with pytest.raises(CommitLost, match=f"other writers have changed maang.daily_stock_prices {COMMIT_ATTEMPTS} times in a row"):
+        publish()
+    assert sum(statement.startswith("MERGE") for statement in server.statements) == COMMIT_ATTEMPTS
+    assert sum(statement.startswith("WITH") for statement in server.statements) == COMMIT_ATTEMPTS
+    assert len(set(pauses)) == COMMIT_ATTEMPTS - 1
+    for number, pause in enumerate(pauses):
+        assert 0 <= pause <= min(LONGEST_WAIT_SECONDS, 2**number)
+
+
+def test_read_as_of_a_time_after_the_last_commit_reads_the_table_as_it_is(server: StandIn, warehouse: Warehouse) -> None:
+    assert isinstance(server.catalog, NoEngine)
+    late = Fault(error="[DELTA_TIMESTAMP_GREATER_THAN_COMMIT] The last commit is earlier. SQLSTATE: 42816")
+    server.fault = lambda statement: late if "TIMESTAMP AS OF" in statement else None
+    server.catalog.rows = {"SELECT ticker": [{"ticker": "META"}]}
+    read = Read(PRODUCTION, as_of=datetime(2025, 10, 16, tzinfo=UTC))
+    assert warehouse.query(Query("SELECT ticker FROM {it}", {"it": read})).to_pylist() == [{"ticker": "META"}]
+    assert ["AS OF" in statement for statement in server.statements] == [True, False]
+
+
+def test_read_as_of_a_time_before_the_history_says_how_long_it_is(server: StandIn, maang: Maang) -> None:
+    beyond = "[DELTA_UNSUPPORTED_TIME_TRAVEL_BEYOND_DELETED_FILE_RETENTION_DURATION] Too old. SQLSTATE: 0AKDC"
+    server.fault = lambda statement: Fault(error=beyond)
+    done = maang("show", "--date", str(DAY), "--as-of", "2025-10-15")
+    assert done.code == 2
+    assert "has no history as of 2025-10-15" in done.err
+    assert "hint: give --as-of a later time, at most 7 days ago" in done.err
 
 
 def test_partitions_of_other_sessions_are_not_rewritten(databricks: StandIn, polygon: PolygonServer, maang: Maang) -> None:
