@@ -46,10 +46,8 @@ def test_every_check_passes(warehouse: str, polygon: PolygonServer, maang: Maang
     assert maang("init-tables", "--warehouse", warehouse).code == 0
     done = maang("doctor", "--json", "--warehouse", warehouse)
     assert done.code == 0, done.out
-    volume = {"volume": True} if warehouse == "databricks" else {}
-    assert passed(done) == {"warehouse": True, **volume, "merge": True} | dict.fromkeys(
-        ("source", "key", "history", "clock"), True
-    )
+    own = {"volume": True, "gate": True} if warehouse == "databricks" else {}
+    assert passed(done) == {"warehouse": True, **own, "merge": True} | dict.fromkeys(("source", "key", "history", "clock"), True)
 
 
 def test_nothing_is_left_behind_on_databricks(maang: Maang, databricks: StandIn, polygon: PolygonServer) -> None:
@@ -59,6 +57,18 @@ def test_nothing_is_left_behind_on_databricks(maang: Maang, databricks: StandIn,
     assert maang("doctor").code == 0
     assert databricks.rows("SHOW TABLES IN maang") == before
     assert databricks.volume_files() == []
+
+
+def test_gate_that_does_not_raise_in_the_warehouse_fails(
+    maang: Maang, request: pytest.FixtureRequest, polygon: PolygonServer
+) -> None:
+    server = request.getfixturevalue("databricks")
+    serve(polygon, 30)
+    assert maang("init-tables").code == 0
+    server.rewrite = lambda statement: statement.replace("raise_error", "concat")
+    done = maang("doctor", "--json")
+    assert done.code == 2
+    assert {name for name, ok in passed(done).items() if not ok} == {"gate"}
 
 
 def test_nothing_is_left_behind_on_this_machine(maang: Maang, home: Path) -> None:

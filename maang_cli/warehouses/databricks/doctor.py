@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 _NO_SCHEMA = "the schema does not exist yet, maang init-tables creates it"
 _LOADED = (Column("ticker", "STRING", ""), Column("closes", "ARRAY<DECIMAL(10,2)>", ""))
-_MERGED = (Column("ticker", "STRING", ""), Column("date", "DATE", ""), Column("stamp", "TIMESTAMP", ""))
+_MERGED = (
+    Column("ticker", "STRING", ""),
+    Column("date", "DATE", ""),
+    Column("volume", "BIGINT", ""),
+    Column("stamp", "TIMESTAMP", ""),
+)
 _SESSION = date(2025, 10, 14)
 
 
@@ -51,7 +56,7 @@ def try_gate(warehouse: DatabricksWarehouse) -> str:
     if not warehouse.has_schema():
         return f"not tried: {_NO_SCHEMA}"
     table = Table(f"maang_doctor_{uuid.uuid4().hex[:8]}_gate", _MERGED, "stamp")
-    rows = Query(f"SELECT ticker, DATE '{_SESSION}' AS date FROM {{tickers}}", tickers=("SCRATCH",))
+    rows = Query(f"SELECT ticker, DATE '{_SESSION}' AS date, CAST(1 AS BIGINT) AS volume FROM {{tickers}}", tickers=("SCRATCH",))
     refused = Query("SELECT ticker FROM {tickers}", tickers=rows.tickers)
     try:
         warehouse.create(table)

@@ -152,6 +152,8 @@ class StandIn:
         """Called before each statement; returns None if there is no fault."""
         self.before: Callable[[str], None] = lambda statement: None
         """Called before each statement, so that a test can do something at this moment."""
+        self.rewrite: Callable[[str], str] = lambda statement: statement
+        """Changes a statement before it runs."""
         self.running: dict[bytes, Running] = {}
         """The statements whose result was not in the first answer, by their ids."""
         self.forgets = False
@@ -210,6 +212,7 @@ class StandIn:
         if detail := _DETAIL.fullmatch(statement.strip()):
             size = f"SELECT coalesce(sum(file_size_in_bytes), 0) AS sizeInBytes FROM {detail.group(1)}.files"
             return self.catalog.run(size), False
+        statement = self.rewrite(statement)
         statement = _COLUMNS.sub(self._columns, _READ_FILES.sub(self._parquet, statement))
         table = self.catalog.run(statement)
         if statement.startswith("SHOW TABLE EXTENDED") and not self.prints_columns:

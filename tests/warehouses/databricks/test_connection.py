@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import json
 import os
 import socket
@@ -283,14 +284,11 @@ def test_statement_that_the_warehouse_has_forgotten_is_sent_again(
 # Statements that are cancelled in the warehouse
 
 
-@pytest.mark.parametrize("result", ["direct", "empty", "none", "error"])
-@pytest.mark.parametrize("polled", [False, True], ids=["at once", "polled"])
+@pytest.mark.parametrize(("polled", "result"), [(False, "direct"), *itertools.product((False, True), ("empty", "none", "error"))])
 @pytest.mark.parametrize("state", ["CANCELED_STATE", "TIMEDOUT_STATE"])
 def test_statement_that_is_cancelled_in_the_warehouse_fails_and_is_not_sent_again(
     state: str, polled: bool, result: str, server: StandIn, connect: Callable[[], closing[Connection]]
 ) -> None:
-    if polled and result == "direct":
-        pytest.skip("a first answer with a result is not polled")
     server.fault = lambda statement: Fault(ends=state, polled=polled, result=result)
     with connect() as connection, pytest.raises(WarehouseFailed, match="the statement was cancelled in the warehouse") as failed:
         connection.run("MERGE INTO t")

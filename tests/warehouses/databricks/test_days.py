@@ -106,6 +106,54 @@ def test_both_warehouses_print_the_same(databricks: StandIn, polygon: PolygonSer
     assert [stamp.sub("", done.out) for done in databricks_runs] == [stamp.sub("", done.out) for done in local_runs]
 
 
+def test_status_lists_the_tables_with_their_sizes(databricks: StandIn, polygon: PolygonServer, maang: Maang) -> None:
+    serve_day(polygon)
+    assert maang("run-day", "--date", str(DAY)).code == 0
+    tables = maang("status", "--date", str(DAY), "--json").result["tables"]
+    assert [(each["table"], each["rows"]) for each in tables] == [
+        (f"maang.{PRODUCTION.name}", 5),
+        (f"maang.{CUMULATIVE.name}", 5),
+    ]
+    assert all(each["size"]["bytes"] > 1000 for each in tables)
+
+
+def test_warehouse_that_does_not_print_columns_is_used_all_the_same(
+    databricks: StandIn, polygon: PolygonServer, maang: Maang
+) -> None:
+    serve_day(polygon)
+    databricks.prints_columns = False
+    for _ in range(2):
+        done = maang("run-day", "--date", str(DAY))
+        assert done.code == 0, done.err
+    assert sum("`information_schema`.`columns`" in statement for statement in databricks.statements) == 1
+    databricks.catalog.run("ALTER TABLE maang.daily_stock_prices DROP COLUMN vwap")
+    done = maang("run-day", "--date", str(DAY))
+    assert done.code == 2
+    assert "vwap is missing, DECIMAL(10,2) expected" in done.err
+
+
+def test_day_is_done_although_another_principal_owns_staging(databricks: StandIn, polygon: PolygonServer, maang: Maang) -> None:
+    serve_day(polygon)
+    denied = Fault(error="[INSUFFICIENT_PERMISSIONS] User is not an owner of Table. SQLSTATE: 42501")
+    databricks.fault = lambda statement: denied if statement.startswith("DROP") else None
+    done = maang("run-day", "--date", str(DAY))
+    assert done.code == 0, done.err
+    assert "was not dropped: " in done.err
+    assert databricks.rows("SELECT count(*) AS rows FROM maang.daily_stock_prices_cumulative") == [{"rows": 5}]
+
+
+def test_day_whose_merge_is_cancelled_in_the_warehouse_exits_4(databricks: StandIn, polygon: PolygonServer, maang: Maang) -> None:
+    serve_day(polygon)
+    cancelled = Fault(ends="CANCELED_STATE", result="direct")
+    databricks.fault = lambda statement: cancelled if statement.startswith("MERGE") else None
+    done = maang("run-day", "--date", str(DAY))
+    assert done.code == 4
+    assert "the statement was cancelled in the warehouse" in done.err
+    assert databricks.rows("SELECT * FROM maang.daily_stock_prices") == []
+    databricks.fault = lambda statement: None
+    assert maang("run-day", "--date", str(DAY)).code == 0
+
+
 HEALED = {
     "error inside the warehouse": Fault(error="[INTERNAL_ERROR] The node was lost. SQLSTATE: XX000"),
     "conflict with another writer": Fault(error="[DELTA_CONCURRENT_APPEND] Files were added. SQLSTATE: 2D521"),

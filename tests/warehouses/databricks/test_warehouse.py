@@ -148,7 +148,7 @@ def test_staging_of_another_owner_is_only_a_warning(server: StandIn, maang: Maan
 # Staging
 
 
-def test_storage_that_can_not_be_reached_is_named(server: StandIn, monkeypatch: pytest.MonkeyPatch, warehouse: Warehouse) -> None:
+def test_storage_that_can_not_be_reached_is_named(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAANG_WAREHOUSE_WAIT", "0")
     server.storage_url = "http://127.0.0.1:9"
     with (
@@ -345,9 +345,7 @@ def test_merge_that_is_cancelled_in_the_warehouse_is_not_reported_as_published(
     assert sum(statement.startswith("MERGE") for statement in server.statements) == 1
 
 
-def test_pause_between_attempts_grows_at_random(
-    server: StandIn, publish: Callable[[], Replaced], pauses: list[float], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pause_between_attempts_grows_at_random(server: StandIn, publish: Callable[[], Replaced], pauses: list[float]) -> None:
     conflict = Fault(error="[DELTA_CONCURRENT_APPEND] Files were added. SQLSTATE: 2D521")
     server.fault = lambda statement: conflict if statement.startswith("MERGE") else None
     with pytest.raises(CommitLost, match=f"other writers have changed maang.daily_stock_prices {COMMIT_ATTEMPTS} times in a row"):
