@@ -102,7 +102,7 @@ class Connection:
             if isinstance(failure, Transient):
                 may_run = upload is None and not failure.session_lost and self._has_no_answer(exc)
                 if failure.session_lost:
-                    self._forget()
+                    self.close()
             if failure is exc:
                 raise
             raise failure from exc
@@ -231,15 +231,6 @@ class Connection:
         self._answered = False
         return databricks_sql.connect(**options)
 
-    def _forget(self) -> None:
-        """Close a session that is of no use any more. If it is closed already, that does not matter."""
-        self._release()
-        opened, self._open = self._open, None
-        if opened is not None:
-            with contextlib.suppress(Exception):
-                opened.close()
-            opened.session.is_open = False  # otherwise the connector tries again when it forgets it
-
     def _budget(self, failure: BaseException | None) -> float:
         """How many seconds of retries this failure gets, at most MAANG_WAREHOUSE_WAIT."""
         own = failure.retry_seconds if isinstance(failure, Transient) else None
@@ -271,6 +262,10 @@ class Connection:
         return text
 
     def close(self) -> None:
-        if self._open is not None:
-            self._open.close()
-            self._open = None
+        """Close the session, if there is one. If that fails, or it is closed already, that does not matter: its work is done."""
+        self._release()
+        opened, self._open = self._open, None
+        if opened is not None:
+            with contextlib.suppress(Exception):
+                opened.close()
+            opened.session.is_open = False  # otherwise the connector tries again when it forgets it
