@@ -93,7 +93,7 @@ class PolygonServer:
         self.history: date | None = None
         """The first session of the plan's history; None: all sessions are in it."""
         self.page = 50_000
-        """The most rows in one page of an answer to a range call."""
+        """The most rows in one page of an answer."""
         self.requests: list[str] = []
         self.keys: list[str | None] = []
         server = self
@@ -143,7 +143,15 @@ class PolygonServer:
         day = date.fromisoformat(parts.path.removeprefix(prefix))
         if self.history is not None and day < self.history:
             return Answer(403, BEYOND)
-        return Answer(body=self.bodies.get(day) or grouped(self.days.get(day, [])))
+        return Answer(body=self.bodies.get(day) or self._page(self.days.get(day, []), parts.path, parse_qs(parts.query)))
+
+    def _page(self, rows: Sequence[Mapping[str, object]], path: str, query: Mapping[str, list[str]], **envelope: object) -> bytes:
+        """The page of these rows at the query's cursor, with the address of the next."""
+        start = int(query.get("cursor", ["0"])[0])
+        end = start + min(self.page, int(query.get("limit", ["50000"])[0]))
+        if end < len(rows):
+            envelope |= {"next_url": f"{self.url}{path}?adjusted=false&limit={end - start}&cursor={end}"}
+        return grouped(rows[start:end], **envelope)
 
     def _range(self, ticker: str, first: date, last: date, query: str) -> Answer:
         """One ticker's bars. If the range begins before the plan's history, the older part is silently missing."""
@@ -157,12 +165,8 @@ class PolygonServer:
             for bar in bars
             if bar["T"] == ticker
         ]
-        size, start = min(self.page, int(parameters["limit"][0])), int(parameters.get("cursor", ["0"])[0])
-        more = {}
-        if start + size < len(rows):
-            path = f"/v2/aggs/ticker/{ticker}/range/1/day/{first}/{last}?adjusted=false&limit={size}&cursor={start + size}"
-            more = {"next_url": self.url + path}
-        return Answer(body=grouped(rows[start : start + size], ticker=ticker, **more))
+        path = f"/v2/aggs/ticker/{ticker}/range/1/day/{first}/{last}"
+        return Answer(body=self._page(rows, path, parameters, ticker=ticker))
 
     def _send(self, handler: BaseHTTPRequestHandler, answer: Answer) -> None:
         handler.close_connection = answer.reset or answer.cut_after is not None

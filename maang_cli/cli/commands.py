@@ -84,7 +84,7 @@ def run_day(run: Run, select: SessionOptions) -> None:
     """
     from maang_cli import pipeline
 
-    request = run.request(select, default_to_last=True)
+    request = run.request(select, default_to_last=True, fetches=True)
     done = pipeline.run_day(run.source, run.warehouse, request, run.progress)
     run.progress.say(f"the tables are in {run.warehouse.location}")
     run.finish(done, pipeline.verdict(done.audit))
@@ -105,7 +105,7 @@ def backfill(
     """
     from maang_cli import backfill, render
 
-    request = run.request(select)
+    request = run.request(select, fetches=True)
     todo = backfill.plan(run.source, run.warehouse, request, refetch=refetch)
     if todo.seconds > ASK_SECONDS and not yes and not run.progress.agrees(render.line(todo)):
         raise SettingsError(f"not started: this would take about {render.cost(todo)}", hint="give --yes, or a shorter range")
@@ -180,7 +180,7 @@ def ingest(run: Run, select: SessionOptions) -> None:
     """
     from maang_cli import pipeline
 
-    request = run.request(select)
+    request = run.request(select, fetches=True)
     run.finish(pipeline.ingest(run.source, run.warehouse, request))
 
 
@@ -242,7 +242,7 @@ def plan(run: Run, select: SessionOptions, refetch: Refetch = False) -> None:
     """
     from maang_cli import backfill
 
-    request = run.request(select)
+    request = run.request(select, fetches=True)
     run.finish(backfill.plan(run.source, run.warehouse, request, refetch=refetch))
 
 

@@ -52,8 +52,13 @@ class Run:
         opened = WAREHOUSES[self.settings.warehouse].open(self.settings, self._purpose)
         return self._open.enter_context(contextlib.closing(opened))
 
-    def request(self, select: SessionOptions, *, required: bool = True, default_to_last: bool = False) -> Request:
-        """The request for the selected sessions. If none is selected: for the last final one, for none, or a SettingsError."""
+    def request(
+        self, select: SessionOptions, *, required: bool = True, default_to_last: bool = False, fetches: bool = False
+    ) -> Request:
+        """The request for the selected sessions. If none is selected: for the last final one, for none, or a SettingsError.
+
+        `fetches`: the source is opened, so that what it has to say comes before the notes.
+        """
         from maang_cli import sessions
         from maang_cli.pipeline import Request
 
@@ -63,6 +68,8 @@ class Run:
             selection = sessions.Selection((sessions.last_final(now),))
         if selection is None and required:
             raise SettingsError("no session is selected", hint="give --date, such as --date 2025-10-14, or --from and --to")
+        if fetches:
+            _ = self.source
         if SOURCES[self.settings.source].made_up:
             self.progress.say(f"note: the {self.settings.source} source's bars are made up")
         for note in selection.notes if selection else ():

@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-import certifi
 import tenacity
 import urllib3
 
 from maang_cli import retries
-from maang_cli.errors import SourceFailed
+from maang_cli.errors import SourceDenied, SourceFailed
 from maang_cli.retries import Transient
+from maang_cli.sources import connections
 from maang_cli.sources.rate_limit import RateLimiter
 
 log = logging.getLogger("maang")
 
-MAX_BYTES = 256 * 1024 * 1024
-"""A whole market's day is 1.5 MB; what is far larger is not an answer."""
+MAX_BYTES = 16 * 1024 * 1024
+"""A whole market's day is 1.5 MB; what is far larger is not an answer. Several answers are in memory at the same time."""
 RETRIED = frozenset({408, 413, 425, 429, 499, 500, 502, 503, 504, *range(520, 528)})
 """Statuses that a retry may heal; those from 520 on come from a content network before the API."""
 CONNECTIONS = 8
@@ -29,6 +29,10 @@ CONNECTIONS = 8
 
 class Closed(Exception):
     """The source was closed while a call waited."""
+
+
+class Oversized(SourceFailed):
+    """The answer is far larger than any real one."""
 
 
 class _TooManyRequests(Transient):
@@ -73,11 +77,15 @@ class RetryingGet:
     """Replaces the urllib3 pool of a vendor's client. Any thread may use it."""
 
     def __init__(self, vendor: Vendor, budget: float, rate_limiter: RateLimiter) -> None:
-        """`budget`: seconds for one call with its retries; 0: a single attempt."""
+        """`budget`: seconds for one call with its retries; 0: a single attempt.
+
+        Raises:
+            SettingsError: the environment's proxy or certificates can't be used.
+        """
         self._vendor = vendor
         self._budget = budget
         self._rate_limiter = rate_limiter
-        self._pool = urllib3.PoolManager(cert_reqs="CERT_REQUIRED", ca_certs=certifi.where(), retries=False, maxsize=CONNECTIONS)
+        self._pool = connections.open_pool(vendor.url, CONNECTIONS)
         self._closed = threading.Event()
         self._counting = threading.Lock()
         self.calls = 0
@@ -89,7 +97,8 @@ class RetryingGet:
         """The answer, with status 200.
 
         Raises:
-            SourceFailed: there was no usable answer within the budget.
+            SourceFailed: there was no usable answer within the budget, or it is too large (`Oversized`).
+            SourceDenied: the host's certificate can't be verified, or the proxy refuses the connection.
             MaangError: what the vendor's `refuse` raises.
             Closed: the source was closed meanwhile.
         """
@@ -132,14 +141,22 @@ class RetryingGet:
             self.calls += 1
         started = time.monotonic()
         left = max(deadline - started, 0.1)
-        timeout = urllib3.Timeout(connect=min(retries.CONNECT_SECONDS, left), read=min(retries.READ_SECONDS, left))
+        timeout = urllib3.Timeout(connect=min(retries.CONNECT_SECONDS, left), total=left)
         try:
-            response = self._pool.request(method, url, fields=fields, headers=headers, timeout=timeout, preload_content=False)
+            response = self._pool.request(
+                method, url, fields=fields, headers=headers, timeout=timeout, redirect=False, preload_content=False
+            )
             try:
-                answer = Answer(response.status, self._body(response, deadline))
+                answer = Answer(response.status, self._body(response))
             finally:
                 response.release_conn()
         except urllib3.exceptions.HTTPError as exc:
+            if lasting := connections.refused_for_good(exc):
+                what, setting = lasting
+                raise SourceDenied(
+                    f"{self._vendor.host}: {what}",
+                    hint=f"check {self._vendor.address_setting}; behind a proxy of your own, set {setting}",
+                ) from exc
             raise Transient(_network_error(exc)) from exc
         self.clock = response.headers.get("Date")
         log.debug("GET %s: %d, %d bytes, %.2f s", url, answer.status, len(answer.data), time.monotonic() - started)
@@ -151,23 +168,18 @@ class RetryingGet:
             self._vendor.refuse(answer.status, f"{self._vendor.host} answered {self._status(answer)}")
         return answer
 
-    def _body(self, response: urllib3.BaseHTTPResponse, deadline: float) -> bytes:
-        # In pieces, because urllib3's read timeout is for each piece: a server that drips would never exceed it.
-        parts: list[bytes] = []
-        size = 0
+    def _body(self, response: urllib3.BaseHTTPResponse) -> bytes:
+        # In pieces, because a few bytes of a compressed answer may unpack to gigabytes.
+        body = bytearray()
         while part := response.read1(1 << 20):
-            parts.append(part)
-            size += len(part)
-            if time.monotonic() > deadline:
+            body += part
+            if len(body) > MAX_BYTES:
                 response.close()
-                raise Transient(f"the answer was not complete after {size} bytes")
-            if size > MAX_BYTES:
-                response.close()
-                raise SourceFailed(
+                raise Oversized(
                     f"{self._vendor.host} sent more than {MAX_BYTES} bytes",
                     hint=f"check {self._vendor.address_setting}, then run the same command again",
                 )
-        return b"".join(parts)
+        return bytes(body)
 
     def _status(self, answer: Answer) -> str:
         """The status, and the vendor's own reason."""
@@ -198,8 +210,11 @@ def _retry_after(value: str | None) -> float | None:
 
 def _network_error(exc: urllib3.exceptions.HTTPError) -> str:
     """A urllib3 error in a few words; its own text repeats the pool's address and Python objects."""
+    if isinstance(exc, urllib3.exceptions.ProxyError):
+        cause = exc.original_error
+        return f"the proxy: {_network_error(cause) if isinstance(cause, urllib3.exceptions.HTTPError) else 'no connection'}"
     if isinstance(exc, urllib3.exceptions.ReadTimeoutError):
-        return "no data in time"
+        return "no complete answer in time"
     if isinstance(exc, urllib3.exceptions.NameResolutionError):
         return "the host's name can't be resolved"
     if isinstance(exc, urllib3.exceptions.NewConnectionError):

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from maang_cli.errors import MaangError, SourceDenied, SourceFailed
-from maang_cli.sources.http import RETRIED, Closed, RetryingGet, Vendor
+from maang_cli.sources.http import RETRIED, Closed, Oversized, RetryingGet, Vendor
 from maang_cli.sources.rate_limit import RateLimiter
 from tests.polygon_server import KEY, Answer, PolygonServer
 
@@ -158,11 +158,11 @@ def test_clock_is_the_date_of_the_last_answer(server: PolygonServer) -> None:
 def test_oversized_answer_is_not_read_to_its_end(server: PolygonServer) -> None:
     packer = zlib.compressobj(level=1, wbits=31)
     spaces = b" " * (1 << 20)
-    packed = b"".join(packer.compress(spaces) for _ in range(300)) + packer.flush()
+    packed = b"".join(packer.compress(spaces) for _ in range(30)) + packer.flush()
     server.script.append(Answer(body=packed, headers={"Content-Encoding": "gzip"}))
     error = error_of(server.url, budget=120)
-    assert isinstance(error, SourceFailed)
-    assert "sent more than 268435456 bytes" in error.message
+    assert isinstance(error, Oversized)
+    assert "sent more than 16777216 bytes" in error.message
     assert "MAANG_VENDOR_URL" in error.hint
     assert len(server.requests) == 1
 
@@ -225,26 +225,60 @@ def test_server_that_does_not_speak_http_is_named(speak: Callable[[socket.socket
     assert "the connection broke off" in error.message
 
 
-@pytest.mark.xfail(strict=True, reason="urllib3 renews its read timeout with each byte of a head; only the body has a deadline")
-def test_slow_head_ends_with_the_budget() -> None:
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+SLOW = {
+    "header": (OK + b"X-Slow: ", b"."),
+    "headers": (OK, b"X-Slow: .\r\n"),
+    "100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "headers of 100 Continue": (b"HTTP/1.1 100 Continue\r\n", b"X-Slow: .\r\n"),
+    "chunk size": (CHUNKED, b"0"),
+    "chunk extension": (CHUNKED + b"5;", b"x"),
+    "chunks": (CHUNKED, b"1\r\nx\r\n"),
+    "chunked trailers": (CHUNKED + b"1\r\nx\r\n0\r\n", b"X-Slow: .\r\n"),
+    "body": (OK + b"Content-Length: 1000\r\n\r\n", b"x"),
+    "body without a length": (OK + b"\r\n", b"x"),
+    "body of an error": (b"HTTP/1.1 503 Busy\r\nContent-Length: 1000\r\n\r\n", b"x"),
+}
+
+
+@pytest.mark.parametrize(("start", "piece"), SLOW.values(), ids=SLOW.keys())
+def test_slow_answer_ends_with_the_budget_whatever_part_is_slow(start: bytes, piece: bytes) -> None:
     sent = []
 
     def speak(connection: socket.socket) -> None:
-        for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"." * 100:
-            connection.sendall(bytes([byte]))
-            sent.append(byte)
-            time.sleep(0.03)
+        connection.sendall(start)
+        for _ in range(90):
+            connection.sendall(piece)
+            sent.append(piece)
+            time.sleep(0.05)
 
     with bare_server(speak) as url:
-        assert isinstance(error_of(url, budget=0.5), SourceFailed)
-    assert len(sent) < 100, "the client listened to all of it, for six times its budget"
+        error = error_of(url, budget=0.5)
+    assert isinstance(error, SourceFailed)
+    assert "no complete answer in time" in error.message
+    assert len(sent) < 90, "the client listened to all of it, for nine times its budget"
+
+
+HOSTILE = {
+    "huge chunk": CHUNKED + b"f" * 60 + b"\r\nx",
+    "negative chunk": CHUNKED + b"-1\r\nx",
+    "many headers": OK + b"A: b\r\n" * 300 + b"\r\nx",
+    "redirect to an address that can't be read": b"HTTP/1.1 302 Found\r\nLocation: http://[bad\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_head_is_a_failure_of_the_source(answer: bytes) -> None:
+    with bare_server(lambda connection: connection.sendall(answer)) as url:
+        error_of(url, budget=SHORT)
 
 
 def test_slow_body_ends_with_the_budget(server: PolygonServer) -> None:
     server.script.append(Answer(body=BODY, drip=0.05))
     error = error_of(server.url, budget=SHORT)
     assert isinstance(error, SourceFailed)
-    assert "the answer was not complete after" in error.message
+    assert "no complete answer in time" in error.message
 
 
 def test_refused_connection_is_named() -> None:
@@ -281,7 +315,7 @@ def test_stall_ends_with_the_budget(server: PolygonServer) -> None:
     server.always = lambda path: Answer(delay=20)
     error = error_of(server.url, budget=SHORT)
     assert isinstance(error, SourceFailed)
-    assert "no data" in error.message
+    assert "no complete answer in time" in error.message
     assert "1 s" in error.message
 
 

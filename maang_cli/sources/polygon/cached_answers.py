@@ -5,7 +5,7 @@ Memory stays bounded, and the next run of a killed one reuses its answers: at a 
 
 import sqlite3
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -129,8 +129,8 @@ class CachedAnswers:
 
         return {day: left(some, tuple(span for span in covered if span[0] <= day <= span[1])) for day, some in missing.items()}
 
-    def add(self, ticker: str, first: date, last: date, rows: pa.Table) -> None:
-        """Keep an answer.
+    def add(self, ticker: str, first: date, last: date, rows: pa.Table, wrong: Collection[object] = ()) -> None:
+        """Keep an answer. If it has `wrong` rows, which are not in `rows`, no later run reuses it.
 
         Raises:
             SourceFailed: the disk is full.
@@ -143,6 +143,8 @@ class CachedAnswers:
             # A later run may reuse it only from its first bar on, because the plan's history may begin there and move on, up to
             # its last bar or the last session that was final: what comes after that may appear, or change.
             reusable = pc.min(rows["session"]).as_py(), min(pc.max(rows["session"]).as_py(), calendar.last_final(now))
+            if wrong:
+                reusable = reusable[0], reusable[0] - _DAY  # a span without a day
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, rows.schema, options=_PACKED) as writer:
                 writer.write_table(rows)

@@ -7,6 +7,9 @@ from maang_cli.errors import NotPublishedYet, SourceDenied, SourceFailed
 from maang_cli.sources.http import Vendor
 from maang_cli.sources.polygon.settings import PolygonSettings
 
+MAX_REASON_BYTES = 10_000
+"""The body of a refusal is one sentence in an envelope; what is far larger does not come from the API."""
+
 
 class BeyondPlan(SourceDenied):
     """The plan's history does not reach back to the requested session."""
@@ -20,11 +23,14 @@ def vendor(settings: PolygonSettings) -> Vendor:
 
 def _reason(body: bytes) -> str:
     """The text is in `error` for the status ERROR, and in `message` for NOT_AUTHORIZED and NOT_FOUND."""
+    if len(body) > MAX_REASON_BYTES:
+        return ""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
         return ""
-    return str(document.get("error") or document.get("message") or "") if isinstance(document, dict) else ""
+    text = (document.get("error") or document.get("message")) if isinstance(document, dict) else None
+    return text if isinstance(text, str) else ""
 
 
 def _refuse(status: int, text: str) -> NoReturn:

@@ -1,15 +1,17 @@
 """The API's answers as rows of staging: exact decimals, rounded once, from an envelope that must not contradict itself.
 
 Arrow's JSON reader decodes the usual answer, digit by digit and fast. Python decodes an answer that is unusual in any way, finds
-the field and says what is wrong.
+the field and says what is wrong. A row with a wrong value is left out, and reported; a wrong envelope is an error.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,6 +38,7 @@ _NUMBERS = [(key, _READ) for key in ("t", *(key for key, _ in _FIELDS.values()))
 _ENVELOPE = pa.schema(
     [
         ("status", pa.string()),
+        ("ticker", pa.string()),
         ("resultsCount", pa.int64()),
         ("adjusted", pa.bool_()),
         ("next_url", pa.string()),
@@ -43,10 +46,26 @@ _ENVELOPE = pa.schema(
     ]
 )
 SCHEMA = arrow_schema(STAGING_COLUMNS)
+MAX_ROWS = 100_000
+"""In one answer: a whole market's day has 12,400, a range at most 50,000."""
+MAX_VALUES = 1_000_000
+"""In one answer. Each takes up to 200 bytes of memory in Python, however few bytes it was sent in."""
+_STRING = re.compile(rb':\s*"')
+"""Where a string follows a key."""
+_decoding = threading.Lock()
+"""Python's decoder needs the most memory, so it has one answer at a time. It holds the interpreter's lock: nobody loses time."""
 
 
 class Contradiction(SourceFailed):
     """An answer that contradicts itself or the request."""
+
+
+class Adjusted(Contradiction):
+    """The bars are not as traded: this concerns every bar that the vendor sends."""
+
+
+class _WrongValue(Exception):
+    """A row has a value that can't be stored."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +75,18 @@ class Page:
     total: int
     """How many rows the answer has, other tickers' rows included."""
     next_url: str | None = None
+    keys: pa.Array | None = None
+    """What tells the rows of one page from those of the next: tickers in a grouped answer, sessions in a range."""
+    wrong: Mapping[str | date | None, str] = field(default_factory=dict)
+    """What is wrong with the rows that were left out, by ticker (grouped) or session (range; None: the session is not known)."""
+
+
+class _Usual(NamedTuple):
+    """A usual answer, decoded by Arrow."""
+
+    results: pa.StructArray
+    ticker: str | None
+    next_url: str | None
 
 
 @dataclass(frozen=True)
@@ -68,59 +99,90 @@ class Reader:
     """Makes the vendor's words safe to show, and cuts them to a length."""
 
     def grouped(self, body: bytes, session: date, wanted: frozenset[str]) -> Page:
-        """One session's bars of these tickers.
+        """One session's bars of these tickers. A ticker with a wrong value has no row.
 
         Raises:
             Contradiction: the answer contradicts itself.
         """
-        if (results := _usual(body, named=True)) is not None:
-            which = pc.is_in(results.field("T"), pa.array(list(wanted), pa.string()))
-            mine = results if pc.all(which).as_py() else results.filter(which)
+        self._check_size(body, str(session))
+        if (usual := _usual(body, named=True)) is not None:
+            names = usual.results.field("T")
+            which = pc.is_in(names, pa.array(list(wanted), pa.string()))
+            mine = usual.results if pc.all(which).as_py() else usual.results.filter(which)
             if (rows := _table(mine, mine.field("T"), session)) is not None:
-                return Page(rows, len(results))
-        answer = self._envelope(body, str(session))
-        found = answer["results"]
-        for row in found:
-            if not isinstance(row.get("T"), str):
-                raise self.contradiction(str(session), "a result without a ticker")
-        columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
-        for row in found:
-            if row["T"] in wanted:
-                self._add(columns, row, row["T"], str(session))
-        columns["session"] = [session] * len(columns["ticker"])
-        return Page(pa.Table.from_pydict(columns, schema=SCHEMA), len(found))
+                return Page(rows, len(names), usual.next_url, names)
+        with _decoding:
+            answer = self._envelope(body, str(session))
+            names = [name if isinstance(name := row.get("T"), str) else None for row in answer["results"]]
+            bars: list[dict[str, object]] = []
+            wrong: dict[str | date | None, str] = {}
+            for name, row in zip(names, answer["results"], strict=True):
+                if name in wanted:
+                    try:
+                        bars.append({"session": session} | self._bar(row, name))
+                    except _WrongValue as exc:
+                        wrong[name] = self._answered(str(session), f"{exc}: {name} is missing there")
+        right = [bar for bar in bars if bar["ticker"] not in wrong]
+        return self._page(right, answer, pa.array(names, pa.string()), wrong)
 
     def ranged(self, body: bytes, ticker: str, span: str) -> Page:
         """One ticker's bars, each for the session of its own date. `span` is the request, for messages.
 
+        A session with a wrong value has no row.
+
         Raises:
-            Contradiction: the answer contradicts itself.
+            Contradiction: the answer contradicts itself, or is about another ticker.
         """
-        if (results := _usual(body, named=False)) is not None:
-            names = pa.repeat(pa.scalar(ticker), len(results))
-            if (rows := _table(results, names)) is not None:
-                return Page(rows, len(results), _next(body))
-        answer = self._envelope(body, span)
-        columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
-        for row in answer["results"]:
-            self._add(columns, row, ticker, span)
-        columns["session"] = columns["date"]
-        next_url = answer.get("next_url")
-        return Page(pa.Table.from_pydict(columns, schema=SCHEMA), len(answer["results"]), str(next_url) if next_url else None)
+        self._check_size(body, span)
+        if (usual := _usual(body, named=False)) is not None and usual.ticker in (None, ticker):
+            names = pa.repeat(pa.scalar(ticker), len(usual.results))
+            if (rows := _table(usual.results, names)) is not None:
+                return Page(rows, len(names), usual.next_url, rows["session"].combine_chunks())
+        with _decoding:
+            answer = self._envelope(body, span)
+            for row in (answer, *answer["results"]):
+                if (other := row.get("T" if row is not answer else "ticker")) not in (None, ticker):
+                    raise self.contradiction(span, f"the ticker {self._shown(other)}")
+            bars: list[dict[str, object]] = []
+            wrong: dict[str | date | None, str] = {}
+            for row in answer["results"]:
+                day = None
+                try:
+                    day = self._date(row.get("t"), ticker)
+                    bars.append({"session": day} | self._bar(row, ticker))
+                except _WrongValue as exc:
+                    where = "on a session" if day is None else f"on {day}"
+                    wrong[day] = self._answered(span, f"{exc}: {ticker} is missing {where}")
+        days = pa.array([*(bar["session"] for bar in bars), *wrong], pa.date32())
+        return self._page([bar for bar in bars if bar["session"] not in wrong], answer, days, wrong)
+
+    def _page(
+        self, bars: list[dict[str, object]], answer: Mapping[str, Any], keys: pa.Array, wrong: Mapping[str | date | None, str]
+    ) -> Page:
+        rows = pa.Table.from_pylist(bars, schema=SCHEMA)
+        return Page(rows, len(answer["results"]), answer.get("next_url") or None, keys, wrong)
+
+    def _check_size(self, body: bytes, what: str) -> None:
+        """Refuse an answer that needs far more memory than any real one, before anything decodes it."""
+        rows = body.count(b"{")
+        values = rows + body.count(b",") + body.count(b"[")
+        if rows > MAX_ROWS or values > MAX_VALUES:
+            raise self.contradiction(what, f"more than {MAX_ROWS if rows > MAX_ROWS else MAX_VALUES} JSON objects or values")
 
     def _envelope(self, body: bytes, what: str) -> dict[str, Any]:
         """The answer, whose `results` are a list of objects, after a check that it does not contradict itself."""
         try:
-            answer = json.loads(body, parse_float=Decimal, parse_constant=Decimal)
-        except (ValueError, ArithmeticError, RecursionError) as exc:  # Decimal refuses an exponent with twenty digits
+            answer = json.loads(body, parse_float=_exact, parse_int=_exact, parse_constant=_exact)
+        except (ValueError, RecursionError) as exc:
             raise self.contradiction(what, f"{len(body)} bytes that are not a JSON document") from exc
         if not isinstance(answer, dict):
             raise self.contradiction(what, "JSON that is not an object")
         status = answer.get("status")
         if status not in ("OK", "DELAYED"):
             raise self.contradiction(what, f"status {self._shown(status)} in an HTTP 200")
-        if answer.get("adjusted") is True:
-            raise self.contradiction(what, "adjusted bars instead of bars as traded")
+        if answer.get("adjusted", False) is not False:
+            text = self._answered(what, f"adjusted {self._shown(answer['adjusted'])} instead of bars as traded")
+            raise Adjusted(text, hint=_HINT)
         count = answer.get("resultsCount")
         rows = answer.get("results", [] if count == 0 else None)
         if not isinstance(rows, list):
@@ -128,62 +190,82 @@ class Reader:
         if count != len(rows):
             raise self.contradiction(what, f"{len(rows)} results, and resultsCount {self._shown(count)}")
         if not all(isinstance(row, dict) for row in rows):
-            raise self.contradiction(what, "a result without a ticker")
+            raise self.contradiction(what, "a result that is not an object")
+        if not isinstance(answer.get("next_url"), str | None):
+            raise self.contradiction(what, "a next page whose address is not text")
         return answer | {"results": rows}
 
-    def _add(self, columns: dict[str, list[object]], row: dict[str, Any], ticker: str, what: str) -> None:
-        columns["ticker"].append(ticker)
-        columns["date"].append(self._date(row.get("t"), ticker, what))
-        for name, (key, unit) in _FIELDS.items():
-            columns[name].append(self._number(row.get(key), unit, f"{ticker}'s {key}", what))
+    def _bar(self, row: Mapping[str, Any], ticker: str) -> dict[str, object]:
+        """The row in staging's columns, without `session`.
 
-    def _date(self, millis: object, ticker: str, what: str) -> date | None:
+        Raises:
+            _WrongValue: a value can't be stored; the text names ticker, field and value.
+        """
+        numbers = {name: self._number(row.get(key), unit, f"{ticker}'s {key}") for name, (key, unit) in _FIELDS.items()}
+        return {"ticker": ticker, "date": self._date(row.get("t"), ticker), **numbers}
+
+    def _date(self, millis: object, ticker: str) -> date | None:
         """The New York date of `t`, Unix milliseconds: the session's end in a grouped answer, its first midnight in a range."""
-        exact = self._number(millis, _WHOLE, f"{ticker}'s t", what)
+        exact = self._number(millis, _WHOLE, f"{ticker}'s t")
         if exact is None:
             return None
         try:
             return _new_york(int(exact))
         except (ValueError, OverflowError, OSError) as exc:
-            raise self.contradiction(what, f"{ticker}'s t as {self._shown(exact)}, which is not a time") from exc
+            raise _WrongValue(f"{ticker}'s t as {self._shown(exact)}, which is not a time") from exc
 
-    def _number(self, value: object, unit: Decimal, field: str, what: str) -> Decimal | None:
+    def _number(self, value: object, unit: Decimal, field: str) -> Decimal | None:
         """`value` rounded half up to `unit`; None stays None."""
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | Decimal):
-            raise self.contradiction(what, f"{field} as {self._shown(value)}, which is not a number")
+        if not isinstance(value, Decimal):
+            raise _WrongValue(f"{field} as {self._shown(value)}, which is not a number")
         try:
-            rounded = Decimal(value).quantize(unit, context=_EXACT)
+            rounded = value.quantize(unit, context=_EXACT)
         except InvalidOperation as exc:
-            raise self.contradiction(what, f"{field} as {self._shown(value)}, which fits no column") from exc
+            raise _WrongValue(f"{field} as {self._shown(value)}, which fits no column") from exc
         # quantize accepts NaN. Staging's DECIMAL(38,2) has 36 digits before the point.
         if not rounded.is_finite() or rounded.adjusted() >= 36:
-            raise self.contradiction(what, f"{field} as {self._shown(value)}, which fits no column")
+            raise _WrongValue(f"{field} as {self._shown(value)}, which fits no column")
         return rounded
 
     def _shown(self, value: object) -> str:
+        if isinstance(value, list | dict):  # it may be deeper than Python can print
+            return "a list" if isinstance(value, list) else "an object"
         return self.clean(str(value) if isinstance(value, Decimal) else repr(value), 40)
 
+    def _answered(self, what: str, found: str) -> str:
+        return f"{self.where} answered for {what} with {found}"
+
     def contradiction(self, what: str, found: str) -> Contradiction:
-        return Contradiction(
-            f"{self.where} answered for {what} with {found}", hint="run the same command again; if it persists, ask the vendor"
-        )
+        return Contradiction(self._answered(what, found), hint=_HINT)
+
+
+_HINT = "run the same command again; if it persists, ask the vendor"
+
+
+def _exact(text: str) -> Decimal | str:
+    """A number of a JSON document; the text itself if it is beyond all bounds."""
+    try:
+        return Decimal(text)
+    except ArithmeticError:  # an exponent with twenty digits
+        return text
 
 
 def _new_york(millis: int) -> date:
     return datetime.fromtimestamp(millis / 1000, UTC).astimezone(calendar.NEW_YORK).date()
 
 
-def _usual(body: bytes, *, named: bool) -> pa.StructArray | None:
-    """The results of a usual answer that does not contradict itself; None: let Python decode it."""
-    # Arrow accepts numbers in quotes, so the strings are counted: the only ones in the results must be the tickers.
-    if not body.isascii():  # Arrow accepts bytes that are not text
+def _usual(body: bytes, *, named: bool) -> _Usual | None:
+    """A usual answer that does not contradict itself; None: let Python decode it."""
+    # Arrow accepts bytes that are not text, and reads a key with an escaped letter as that key.
+    if not body.isascii() or b"\\" in body:
         return None
     start, end = body.find(b'"results"'), body.rfind(b"]")
     if start < 0 or end < start:
         return None
-    strings = body.count(b':"', start, end) + body.count(b': "', start, end)
+    # Arrow accepts numbers in quotes, so the strings are counted: the only ones in the results must be the tickers.
+    strings = len(_STRING.findall(body, start + len('"results"'), end))
     try:
         answer = pyarrow.json.read_json(
             pa.BufferReader(body),
@@ -193,20 +275,17 @@ def _usual(body: bytes, *, named: bool) -> pa.StructArray | None:
         )
     except (pa.ArrowException, OverflowError):
         return None
-    if answer.num_rows != 1 or answer["status"][0].as_py() not in ("OK", "DELAYED") or answer["adjusted"][0].as_py():
+    if answer.num_rows != 1:
+        return None
+    envelope = answer.drop_columns("results").to_pylist()[0]
+    adjusted_is_fine = envelope["adjusted"] is False or (envelope["adjusted"] is None and b'"adjusted"' not in body)
+    if envelope["status"] not in ("OK", "DELAYED") or not adjusted_is_fine:
         return None
     results = answer["results"].chunk(0).values
-    agrees = answer["resultsCount"][0].as_py() == len(results) and strings == (len(results) if named else 0)
+    agrees = envelope["resultsCount"] == len(results) and strings == (len(results) if named else 0)
     if not agrees or results.null_count or (named and results.field("T").null_count):
         return None
-    return results
-
-
-def _next(body: bytes) -> str | None:
-    """The address of the next page, from an answer that was checked."""
-    if b'"next_url"' not in body:
-        return None
-    return json.loads(body).get("next_url") or None
+    return _Usual(results, envelope["ticker"], envelope["next_url"] or None)
 
 
 def _table(results: pa.StructArray, tickers: pa.Array, session: date | None = None) -> pa.Table | None:

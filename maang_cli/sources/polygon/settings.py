@@ -8,10 +8,13 @@ from maang_cli.errors import SettingsError
 from maang_cli.retries import API_CALL_SECONDS
 from maang_cli.settings import Environment, not_read, read, seconds, secret, web_address, whole_number
 
+HOSTS = ("api.polygon.io", "api.massive.com")
+"""The vendor's own. The key is sent to another host only if MAANG_POLYGON_URL names it."""
+
 
 class Given(Environment):
     token: SecretStr | None = Field(None, alias="POLYGON_TOKEN")
-    url: str = Field("https://api.polygon.io", alias="MAANG_POLYGON_URL")
+    url: str = Field(f"https://{HOSTS[0]}", alias="MAANG_POLYGON_URL")
     retry_seconds: str = Field(API_CALL_SECONDS, alias="MAANG_RETRY_SECONDS")
     calls_per_minute: str = Field("", alias="MAANG_CALLS_PER_MINUTE")
 

@@ -5,12 +5,14 @@ missing `results` and `status: ERROR` into an empty list (`polygon/rest/base.py`
 """
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
@@ -18,16 +20,16 @@ import pyarrow.compute as pc
 from polygon import RESTClient
 
 from maang_cli import sessions as calendar
-from maang_cli.errors import MaangError, NotPublishedYet, SettingsError, SourceDenied
-from maang_cli.settings import Settings
+from maang_cli.errors import MaangError, NotPublishedYet, SettingsError, SourceDenied, SourceFailed
+from maang_cli.settings import LOOPBACK, Settings
 from maang_cli.sources.base import Calls, Fetched, Resume
-from maang_cli.sources.http import RetryingGet
+from maang_cli.sources.http import Oversized, RetryingGet
 from maang_cli.sources.ordered_pool import OrderedPool
 from maang_cli.sources.polygon import fewest_calls
 from maang_cli.sources.polygon import settings as polygon_settings
 from maang_cli.sources.polygon.cached_answers import CachedAnswers
 from maang_cli.sources.polygon.http import BeyondPlan, vendor
-from maang_cli.sources.polygon.parse import SCHEMA, Contradiction, Page, Reader
+from maang_cli.sources.polygon.parse import MAX_ROWS, SCHEMA, Adjusted, Contradiction, Page, Reader
 from maang_cli.sources.polygon.settings import PolygonSettings
 from maang_cli.sources.rate_limit import RateLimiter
 
@@ -45,6 +47,10 @@ AHEAD = 16
 """Answers that may wait to be used; a whole market's day takes 2 MB."""
 MAX_BARS = 50_000
 """How many daily bars the API sends in one page."""
+MAX_PAGES = 20
+"""Of a whole market's day, which the API sends in one page."""
+WARNINGS = 5
+"""How many wrong rows of one answer are reported one by one."""
 
 
 class PolygonSource:
@@ -112,6 +118,7 @@ class PolygonSource:
                             errors[day] = page
                         else:
                             tables.append(page.rows)
+                            _warn(page.wrong.values())
                 yield Fetched(pa.concat_tables(tables), dict(sorted(errors.items())))
             cached.forget()
 
@@ -154,18 +161,47 @@ class PolygonSource:
         """The session's bars, or why it is unavailable; a failure that concerns all sessions is raised."""
         try:
             return self._grouped(session, wanted)
-        except (BeyondPlan, NotPublishedYet, Contradiction) as exc:
-            return exc
+        except (BeyondPlan, NotPublishedYet, Contradiction, Oversized) as exc:
+            return _kept(exc)
 
     def _grouped(self, session: date, wanted: frozenset[str]) -> Page:
         answer = self._client.get_grouped_daily_aggs(session, adjusted=False, raw=True)
-        page = self._reader.grouped(answer.data, session, wanted)
+        page = self._pages(lambda body: self._reader.grouped(body, session, wanted), answer.data, str(session), MAX_PAGES)
         if not page.total:
             raise NotPublishedYet(
                 f"{self._base.netloc} has no bars for {session} yet",
                 hint=f"every plan has them by {calendar.final_at(session)}: try again after that",
             )
         return page
+
+    def _pages(self, read: Callable[[bytes], Page], body: bytes, what: str, most: int) -> Page:
+        """All pages of an answer as one; `body` is the first, and `most` are as many as the request can need.
+
+        Raises:
+            Contradiction: a page contradicts itself, brings nothing new, or is one too many.
+        """
+        page = read(body)
+        if page.next_url is None:
+            return page
+        pages = [page]
+        seen: set[object] = set()
+        while True:
+            before = len(seen)
+            seen.update(pc.unique(page.keys).to_pylist())
+            if len(seen) == before:
+                raise self._reader.contradiction(what, "a page that brings nothing new")
+            if page.next_url is None:
+                break
+            if len(pages) == most or sum(each.total for each in pages) > MAX_ROWS:
+                raise self._reader.contradiction(what, f"more than {most} pages or {MAX_ROWS} results")
+            following = self._checked(page.next_url, what)
+            page = read(self._http.request("GET", following, None, self._client.headers).data)
+            pages.append(page)
+        return Page(
+            pa.concat_tables(each.rows for each in pages),
+            sum(each.total for each in pages),
+            wrong={key: text for each in pages for key, text in each.wrong.items()},
+        )
 
     def _beyond(self, sessions: Sequence[date]) -> int:
         """How many of the sessions, which are in order, are older than the plan's history; by bisection."""
@@ -186,13 +222,22 @@ class PolygonSource:
         uncached = sorted(day for day, tickers in cached.lacking(missing).items() if tickers)
         seen: set[date] = set()
 
-        def fetch(ticker: str) -> pa.Table:
-            return self._range(ticker, *calls.ranges[ticker])
+        def fetch(ticker: str) -> Page | SourceFailed:
+            try:
+                return self._range(ticker, *calls.ranges[ticker])
+            except Adjusted:
+                raise
+            except (Contradiction, Oversized) as exc:
+                return _kept(exc)
 
         with OrderedPool(fetch, IN_FLIGHT) as pool:
-            for ticker, rows in zip(calls.ranges, pool.map(calls.ranges, AHEAD), strict=True):
-                seen.update(pc.unique(rows["session"]).to_pylist())
-                cached.add(ticker, *calls.ranges[ticker], rows)
+            for ticker, page in zip(calls.ranges, pool.map(calls.ranges, AHEAD), strict=True):
+                if isinstance(page, SourceFailed):
+                    _warn([f"{page.message}: {ticker} is missing there"])
+                else:
+                    seen.update(pc.unique(page.rows["session"]).to_pylist())
+                    cached.add(ticker, *calls.ranges[ticker], page.rows, page.wrong)
+                    _warn(page.wrong.values())
                 tick()
         return self._unserved(uncached, seen)
 
@@ -215,31 +260,32 @@ class PolygonSource:
             failed[day] = newest
         return failed
 
-    def _range(self, ticker: str, first: date, last: date) -> pa.Table:
+    def _range(self, ticker: str, first: date, last: date) -> Page:
         span = f"{ticker} from {first} to {last}"
-        pages = []
+        days = len(calendar.between(first, last))
         try:
             answer = self._client.get_aggs(
                 quote(ticker, safe=""), 1, "day", first, last, adjusted=False, sort="asc", limit=MAX_BARS, raw=True
             )
-            pages.append(self._reader.ranged(answer.data, ticker, span))
-            while pages[-1].next_url is not None:
-                following = self._checked(pages[-1].next_url, span)
-                answer = self._http.request("GET", following, None, self._client.headers)
-                pages.append(self._reader.ranged(answer.data, ticker, span))
+            page = self._pages(lambda body: self._reader.ranged(body, ticker, span), answer.data, span, days)
         except BeyondPlan:  # the whole range; `_unserved` finds out which sessions
-            return SCHEMA.empty_table()
-        rows = pa.concat_tables(page.rows for page in pages)
-        days = rows["session"]
-        if days.null_count or any(not first <= day <= last for day in pc.unique(days).to_pylist()):
+            return Page(SCHEMA.empty_table(), 0)
+        found = page.rows["session"]
+        if found.null_count or any(not first <= day <= last for day in pc.unique(found).to_pylist()):
             raise self._reader.contradiction(span, "bars of other dates")
-        return rows
+        return page
 
-    def _checked(self, url: str, span: str) -> str:
+    def _checked(self, url: str, what: str) -> str:
         """The address of the next page. The key is sent there, so it must be the same host."""
-        parts = urlsplit(url)
-        if parts.hostname != self._base.hostname:
-            raise self._reader.contradiction(span, "a next page on another host")
+        try:
+            parts = urlsplit(url)
+            host = parts.hostname
+        except ValueError:
+            host = None
+        if host is None or not re.fullmatch(r"[!-~]+", url):
+            raise self._reader.contradiction(what, "a next page without a web address")
+        if host != self._base.hostname:
+            raise self._reader.contradiction(what, "a next page on another host")
         return parts._replace(scheme=self._base.scheme, netloc=self._base.netloc).geturl()
 
     def doctor_checks(self) -> Mapping[str, Callable[[], str]]:
@@ -265,7 +311,7 @@ class PolygonSource:
     def _try_clock(self) -> str:
         try:
             there = parsedate_to_datetime(self._http.clock or "").astimezone(UTC)
-        except ValueError:
+        except (ValueError, OverflowError):  # OverflowError: a year that no calendar has
             return "not tried: the vendor did not send its time"
         ahead = (datetime.now(UTC) - there).total_seconds()
         if abs(ahead) > CLOCK_SECONDS:
@@ -276,6 +322,22 @@ class PolygonSource:
 
     def close(self) -> None:
         self._http.close()
+
+
+E = TypeVar("E", bound=MaangError)
+
+
+def _kept(error: E) -> E:
+    """The error without its traceback, whose frames would keep the whole answer in memory."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
+
+
+def _warn(wrong: Collection[str]) -> None:
+    for text in list(wrong)[:WARNINGS]:
+        log.warning("warning: %s", text)
+    if len(wrong) > WARNINGS:
+        log.warning("warning: and %d more like these, in the same answer", len(wrong) - WARNINGS)
 
 
 def _session_before(day: date) -> date:
@@ -303,4 +365,8 @@ def open_source(settings: Settings) -> PolygonSource:
     Raises:
         SettingsError: a variable is wrong, or there is no key.
     """
-    return PolygonSource(polygon_settings.load(), settings.home / "answers" / f"{settings.schema_name}.db")
+    own = polygon_settings.load()
+    host = urlsplit(own.url).hostname
+    if host not in (*polygon_settings.HOSTS, *LOOPBACK):
+        log.warning("note: the API key is sent to %s, as MAANG_POLYGON_URL says", host)
+    return PolygonSource(own, settings.home / "answers" / f"{settings.schema_name}.db")

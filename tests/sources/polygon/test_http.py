@@ -10,7 +10,7 @@ import pytest
 from maang_cli.errors import NotPublishedYet, SourceDenied, SourceFailed
 from maang_cli.sources.polygon.http import BeyondPlan
 from tests.polygon_server import BEYOND, KEY, Answer, PolygonServer, grouped, row
-from tests.sources.polygon.client import DAY, SHORT, error_of, polygon_source
+from tests.sources.polygon.client import DAY, SHORT, error_of, fetch_bars, polygon_source
 
 HTML = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
 LIMITED = b'{"status":"ERROR","request_id":"r1","error":"You\'ve exceeded the maximum requests per minute"}'
@@ -35,6 +35,9 @@ def test_todays_session_is_not_published_yet_for_a_plan_that_serves_the_past(pol
         (401, b"", "HTTP 401"),
         (403, BEYOND, "HTTP 403, Your plan doesn't include this data timeframe"),
         (403, HTML, "HTTP 403"),
+        (403, b"[" * 200_000, "HTTP 403"),
+        (403, b"[" * 200_000 + b"]" * 200_000, "HTTP 403"),
+        (403, b'{"message":' + b"[" * 900 + b"]" * 900 + b"}", "HTTP 403"),
         (404, NOWHERE, "HTTP 404, The requested resource was not found"),
         (404, HTML, "HTTP 404"),
         (400, b'{"status":"ERROR","error":"bad date"}', "HTTP 400, bad date"),
@@ -73,7 +76,9 @@ RETRIED = {
     "503 with HTML": (Answer(503, HTML), "HTTP 503"),
     "504 without a body": (Answer(504), "HTTP 504"),
     "500 with a list": (Answer(500, b"[]"), "HTTP 500"),
-    "500 with deep JSON": (Answer(500, b"[" * 100_000), "HTTP 500"),
+    "500 with deep JSON": (Answer(500, b"[" * 200_000), "HTTP 500"),
+    "500 with a deep error": (Answer(500, b'{"error":' + b"[" * 900 + b"]" * 900 + b"}"), "HTTP 500"),
+    "500 with a short deep body": (Answer(500, b"[" * 5_000), "HTTP 500"),
     "500 with other bytes": (Answer(500, b'{"error":"\xff"}'), "HTTP 500"),
 }
 
@@ -106,7 +111,6 @@ ECHOES = {
     "500": Answer(500, json.dumps({"error": {"key": KEY}}).encode()),
     "status": Answer(body=grouped(ONE, status=f"ERROR: {KEY}")),
     "resultsCount": Answer(body=grouped(ONE, resultsCount=f"of {KEY}")),
-    "value": Answer(body=grouped([row("META", DAY, o=f"for {KEY}")])),
     "redirect": Answer(302, headers={"Location": f"/?apiKey={KEY}"}),
 }
 
@@ -116,6 +120,13 @@ def test_key_in_the_vendors_words_is_masked(polygon: PolygonServer, answer: Answ
     polygon.always = lambda path: answer
     error = error_of(polygon.url, budget=SHORT)  # looks for the key
     assert KEY[:8] not in error.message, "not even a part of it"
+
+
+def test_key_in_a_wrong_value_is_masked(polygon: PolygonServer, log: pytest.LogCaptureFixture) -> None:
+    polygon.days[DAY] = [row("META", DAY, o=f"{'x' * 30} {KEY}")]
+    assert fetch_bars(polygon.url) == []
+    assert "META's o as 'xxx" in log.text
+    assert KEY[:8] not in log.text
 
 
 @pytest.mark.parametrize("text", ["two\nlines", "a \x1b[31mcolour", "a\x07bell", "\u202etrick", "x" * 5000])

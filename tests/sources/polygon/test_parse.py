@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import logging
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -20,20 +25,21 @@ from hypothesis import strategies as st
 
 from maang_cli.errors import MaangError, SourceFailed
 from maang_cli.sources.polygon import parse
-from maang_cli.sources.polygon.parse import Contradiction, Reader
+from maang_cli.sources.polygon.parse import Adjusted, Contradiction, Reader
 from tests.expected import rounded
 from tests.polygon_server import Answer, PolygonServer, grouped, row, session_end, session_start
 from tests.sources.polygon.client import DAY, error_of, fetch_bars, polygon_source
 
+ROOT = Path(__file__).parents[3]
 HTML = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
 ONE = [row("META", DAY)]
 
 
 def serve_bar(polygon: PolygonServer, **values: object) -> None:
-    """Serve META's bar with these values. A `str` is sent as it is, without quotes."""
+    """Serve META's bar with these values, and AAPL's. A `str` is sent as it is, without quotes."""
     literal = {key: value for key, value in values.items() if isinstance(value, str)}
     usual = row("META", DAY, **{key: f"<{key}>" if key in literal else value for key, value in values.items()})
-    body = grouped([usual]).decode()
+    body = grouped([usual, row("AAPL", DAY)]).decode()
     for key, text in literal.items():
         body = body.replace(f'"<{key}>"', text)
     polygon.bodies[DAY] = body.encode()
@@ -45,9 +51,17 @@ def one_bar(polygon: PolygonServer, **values: object) -> dict[str, Any]:
     return bar
 
 
-def error_of_bar(polygon: PolygonServer, **values: object) -> MaangError:
+def warning_of_bar(polygon: PolygonServer, log: pytest.LogCaptureFixture, **values: object) -> str:
+    """The only warning about META's bar with these values. META has no row, and AAPL has one."""
     serve_bar(polygon, **values)
-    return error_of(polygon.url)
+    assert [bar["ticker"] for bar in fetch_bars(polygon.url, "META", "AAPL")] == ["AAPL"]
+    (warning,) = warnings(log)
+    return warning
+
+
+def warnings(log: pytest.LogCaptureFixture) -> list[str]:
+    """Each once: a record may be kept twice."""
+    return list(dict.fromkeys(record.getMessage() for record in log.records if record.levelno == logging.WARNING))
 
 
 # --- good answers
@@ -258,15 +272,19 @@ def test_recorded_answer_is_read_and_refused_if_it_is_adjusted(polygon: PolygonS
         (grouped(ONE).replace(b"META", b"M\xffTA"), "not a JSON document"),
         (b"[" * 100_000, "not a JSON document"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "not a JSON document"),
-        (b'{"status":"OK","resultsCount":' + b"9" * 5000 + b"}", "not a JSON document"),
+        (b'{"status":"OK","resultsCount":' + b"9" * 5000 + b"}", "no list of results, and resultsCount 999"),
         (b"null", "JSON that is not an object"),
         (b"[]", "JSON that is not an object"),
         (b'"OK"', "JSON that is not an object"),
         (b"{}", "status None"),
         (grouped(ONE, status="ERROR", error="internal"), "status 'ERROR'"),
         (grouped(ONE, status=...), "status None"),
-        (grouped(ONE, status=["OK"]), "status ['OK']"),
-        (grouped(ONE, adjusted=True), "adjusted"),
+        (grouped(ONE, status=["OK"]), "status a list"),
+        (b'{"status":' + b"[" * 900 + b"]" * 900 + b"}", "status a list"),
+        (grouped(ONE, adjusted=True), "adjusted True instead of bars as traded"),
+        (grouped(ONE, adjusted=None), "adjusted None"),
+        (grouped(ONE, adjusted="false"), "adjusted 'false'"),
+        (grouped(ONE, adjusted=0), "adjusted 0"),
         (grouped(ONE, results=None), "no list of results"),
         (grouped([], results=None), "no list of results"),
         (grouped(ONE, results=...), "no list of results"),
@@ -278,11 +296,10 @@ def test_recorded_answer_is_read_and_refused_if_it_is_adjusted(polygon: PolygonS
         (grouped(ONE, resultsCount=None), "1 results, and resultsCount None"),
         (grouped(ONE, resultsCount=...), "1 results, and resultsCount None"),
         (grouped([], resultsCount=...), "no list of results"),
-        (grouped([row("META", DAY, T=...)]), "without a ticker"),
-        (grouped([row("META", DAY, T=None)]), "without a ticker"),
-        (grouped([row("META", DAY, T=7)]), "without a ticker"),
-        (grouped([*ONE, None], resultsCount=2), "without a ticker"),  # type: ignore[list-item]
-        (grouped([*ONE, "META"], resultsCount=2), "without a ticker"),  # type: ignore[list-item]
+        (grouped([*ONE, None], resultsCount=2), "a result that is not an object"),  # type: ignore[list-item]
+        (grouped([*ONE, "META"], resultsCount=2), "a result that is not an object"),  # type: ignore[list-item]
+        (grouped(ONE, next_url=7), "a next page whose address is not text"),
+        (grouped(ONE, next_url=["http://x"]), "a next page whose address is not text"),
     ],
     ids=lambda value: value[:60].decode("latin-1") if isinstance(value, bytes) else None,
 )
@@ -296,31 +313,116 @@ def test_answer_that_contradicts_itself_is_an_error(polygon: PolygonServer, body
     assert len(polygon.requests) == 1
 
 
+@pytest.mark.parametrize("name", [..., None, 7, ["META"]], ids=["left out", "null", "number", "list"])
+def test_row_without_a_ticker_does_not_matter(polygon: PolygonServer, name: object) -> None:
+    polygon.days[DAY] = [row("ZZZ", DAY, T=name), *ONE]
+    assert [bar["ticker"] for bar in fetch_bars(polygon.url)] == ["META"]
+
+
+# --- rows with a wrong value: they cost their ticker
+
+
 @pytest.mark.parametrize("key", ["o", "h", "l", "c", "v", "vw", "n", "t"])
 @pytest.mark.parametrize(
-    "sent", ['"n/a"', '"10.5"', '""', "true", "false", "[]", "{}", "NaN", "Infinity", "-Infinity", "1e40", "-1e40", "1e36"]
+    "sent",
+    ['"n/a"', '"10.5"', ' \n"10.5"', '""', "true", "[]", "{}", "NaN", "Infinity", "-Infinity", "-1e40", "1e36", "9" * 5000],
+    ids=lambda sent: sent[:10],
 )
-def test_value_that_is_not_a_number_is_an_error_with_ticker_and_field(polygon: PolygonServer, key: str, sent: str) -> None:
-    error = error_of_bar(polygon, **{key: sent})
-    assert f"META's {key} as " in error.message
-    assert "2025-10-14" in error.message
+def test_wrong_value_costs_the_ticker_and_a_warning_names_ticker_field_and_value(
+    polygon: PolygonServer, log: pytest.LogCaptureFixture, key: str, sent: str
+) -> None:
+    warning = warning_of_bar(polygon, log, **{key: sent})
+    assert f"answered for 2025-10-14 with META's {key} as " in warning
+    assert warning.endswith(": META is missing there")
+    if '"' in sent:
+        assert repr(json.loads(sent)) in warning
 
 
 @pytest.mark.parametrize("sent", ["1e30", "253402300800000", "-1e15", "99999999999999999999"])
-def test_time_outside_of_the_calendar_is_an_error(polygon: PolygonServer, sent: str) -> None:
-    assert "META's t as " in error_of_bar(polygon, t=sent).message
+def test_time_outside_of_the_calendar_is_a_wrong_value(polygon: PolygonServer, log: pytest.LogCaptureFixture, sent: str) -> None:
+    assert "META's t as " in warning_of_bar(polygon, log, t=sent)
 
 
 @pytest.mark.parametrize("sent", ["1e99999999999999999999", "-1e99999999999999999999", "1e-99999999999999999999"])
-def test_huge_exponent_is_an_error_of_the_source(polygon: PolygonServer, sent: str) -> None:
-    assert isinstance(error_of_bar(polygon, o=sent), SourceFailed)
+def test_huge_exponent_is_a_wrong_value(polygon: PolygonServer, log: pytest.LogCaptureFixture, sent: str) -> None:
+    assert f"META's o as '{sent}'" in warning_of_bar(polygon, log, o=sent)
 
 
-def test_bad_value_on_one_session_fails_the_whole_request(polygon: PolygonServer) -> None:
+def test_ticker_with_a_right_and_a_wrong_row_is_missing(polygon: PolygonServer) -> None:
+    polygon.days[DAY] = [*ONE, row("META", DAY, c="n/a"), row("AAPL", DAY)]
+    assert [bar["ticker"] for bar in fetch_bars(polygon.url, "META", "AAPL")] == ["AAPL"]
+
+
+def test_wrong_value_costs_the_ticker_only_its_own_session(polygon: PolygonServer) -> None:
     after = date(2025, 10, 15)
-    polygon.days = {DAY: [row("META", DAY)], after: [row("META", after, c="n/a")]}
-    with pytest.raises(SourceFailed, match=r"2025-10-15 with META's c as 'n/a'"):
-        fetch_bars(polygon.url, sessions=[DAY, after])
+    polygon.days = {DAY: [row("META", DAY)], after: [row("META", after, c="n/a"), row("AAPL", after)]}
+    bars = fetch_bars(polygon.url, "META", "AAPL", sessions=[DAY, after])
+    assert [(bar["session"], bar["ticker"]) for bar in bars] == [(DAY, "META"), (after, "AAPL")]
+
+
+def test_many_wrong_rows_of_one_answer_are_not_all_listed(polygon: PolygonServer, log: pytest.LogCaptureFixture) -> None:
+    names = [f"T{number}" for number in range(20)]
+    polygon.days[DAY] = [row(name, DAY, c="n/a") for name in names]
+    assert fetch_bars(polygon.url, *names) == []
+    assert len(warnings(log)) == 6
+    assert "and 15 more" in warnings(log)[-1]
+
+
+def test_recorded_wrong_value_costs_the_ticker(polygon: PolygonServer, log: pytest.LogCaptureFixture, market: Path) -> None:
+    polygon.bodies[DAY] = (market / "cases" / "string_price_newline.json").read_bytes()
+    tickers = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
+    assert [bar["ticker"] for bar in fetch_bars(polygon.url, *tickers)] == list(tickers[1:])
+    (warning,) = warnings(log)
+    assert "META's c as '700.5', which is not a number: META is missing there" in warning
+
+
+# --- answers that are far too large
+
+BOMBS = {
+    "empty rows": (b'{"status":"OK","resultsCount":0,"results":[', b"{},"),
+    "empty lists": (b'{"status":"OK","x":[', b"[],"),
+    "numbers": (b'{"status":"OK","x":[', b".5,"),
+}
+
+
+def bomb(name: str, values: int) -> bytes:
+    start, value = BOMBS[name]
+    return start + value * values + value[:-1] + b"]}"
+
+
+@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("named", [True, False], ids=["grouped", "range"])
+def test_answer_with_too_many_values_is_not_decoded(name: str, *, named: bool) -> None:
+    body = bomb(name, 1_000_000)
+    with pytest.raises(Contradiction, match=r"more than 1000000* JSON"):
+        reader().grouped(body, DAY, frozenset(["META"])) if named else reader().ranged(body, "META", "span")
+
+
+def test_largest_real_answers_are_decoded() -> None:
+    market = [row(f"T{number}", DAY) for number in range(20_000)]
+    assert reader().grouped(grouped(market), DAY, frozenset(["T1"])).total == 20_000
+    assert reader().ranged(ranged(*market[:1] * 50_000), "META", "span").total == 50_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_bombs_in_all_calls_at_the_same_time_take_little_memory(polygon: PolygonServer) -> None:
+    body = gzip.compress(bomb("empty rows", 5_000_000))
+    assert len(body) < 50_000
+    polygon.always = lambda path: Answer(body=body, headers={"Content-Encoding": "gzip"})
+    fetch = f"""
+from datetime import date
+from pathlib import Path
+from maang_cli import sessions
+from tests.sources.polygon.client import polygon_source
+days = sessions.between(date(2025, 10, 8), date(2025, 10, 14))
+(batch,) = polygon_source({polygon.url!r}).fetch(dict.fromkeys(days, frozenset(map(str, range(50)))), [days])
+assert len(batch.failed) == len(days), batch
+print(Path("/proc/self/status").read_text())
+"""
+    done = subprocess.run([sys.executable, "-c", fetch], capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    (peak,) = re.findall(r"VmHWM:\s*(\d+) kB", done.stdout)
+    assert int(peak) < 500_000
 
 
 # --- answers to range calls
@@ -364,9 +466,48 @@ def test_empty_range_answer_is_an_empty_page(body: bytes, decoder: str) -> None:
     assert (page.rows, page.total) == (parse.SCHEMA.empty_table(), 0)
 
 
-def test_range_answer_that_contradicts_itself_names_the_span() -> None:
-    with pytest.raises(Contradiction, match=r"host answered for META from 13 to 14 with META's o as 'n/a'"):
-        reader().ranged(ranged(row("META", DAY, o="n/a")), "META", "META from 13 to 14")
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (ranged(row("META", DAY), ticker="AAPL"), "the ticker 'AAPL'"),
+        (ranged(row("META", DAY), ticker=7), "the ticker 7"),
+        (grouped([row("AAPL", DAY)], ticker="META"), "the ticker 'AAPL'"),
+        (ranged(row("META", DAY), resultsCount=2), "1 results, and resultsCount 2"),
+        (ranged(row("META", DAY), status="ERROR"), "status 'ERROR'"),
+        (ranged(row("META", DAY), results={}), "no list of results"),
+        (b"[]", "JSON that is not an object"),
+        (HTML, "not a JSON document"),
+    ],
+)
+def test_range_answer_that_contradicts_itself_names_the_span(body: bytes, reason: str) -> None:
+    with pytest.raises(Contradiction, match=f"host answered for META from 13 to 14 with .*{re.escape(reason)}"):
+        reader().ranged(body, "META", "META from 13 to 14")
+
+
+@pytest.mark.parametrize("ticker", ["META", None, ...], ids=["right", "null", "left out"])
+def test_range_answer_may_name_its_ticker(ticker: object, decoder: str) -> None:
+    assert reader().ranged(ranged(row("META", DAY), ticker=ticker), "META", "span").total == 1
+
+
+@pytest.mark.parametrize("adjusted", [True, None, "false", 0])
+def test_adjusted_range_answer_concerns_all_bars(adjusted: object) -> None:
+    with pytest.raises(Adjusted):
+        reader().ranged(ranged(row("META", DAY), adjusted=adjusted), "META", "span")
+
+
+def test_wrong_value_in_a_range_costs_its_session() -> None:
+    days = [date(2025, 10, 10), date(2025, 10, 13), DAY]
+    rows = [row("META", day, t=session_start(day)) for day in days]
+    page = reader().ranged(ranged(rows[0], rows[1] | {"vw": "n/a"}, rows[1], rows[2]), "META", "META from 10 to 14")
+    assert page.rows["session"].to_pylist() == [days[0], DAY]
+    text = "META's vw as 'n/a', which is not a number: META is missing on 2025-10-13"
+    assert page.wrong == {days[1]: f"host answered for META from 10 to 14 with {text}"}
+
+
+def test_wrong_time_in_a_range_is_reported() -> None:
+    page = reader().ranged(ranged(row("META", DAY), row("META", DAY, t="never")), "META", "span")
+    assert (page.rows.num_rows, list(page.wrong)) == (1, [None])
+    assert "META's t as 'never'" in page.wrong[None]
 
 
 # --- Arrow and Python decode alike
@@ -390,7 +531,8 @@ def as_json(bar: dict[str, str | None], ticker: str) -> str:
 
 def decoded(read: Callable[[], parse.Page]) -> object:
     try:
-        return read().rows.to_pylist()
+        page = read()
+        return page.rows.to_pylist(), page.wrong
     except MaangError as exc:
         return str(exc)
 

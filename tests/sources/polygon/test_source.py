@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import date, timedelta
 from decimal import Decimal
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -17,6 +18,7 @@ from maang_cli import sessions
 from maang_cli.errors import NotPublishedYet, SettingsError, SourceDenied, SourceFailed
 from maang_cli.sources import SOURCES
 from maang_cli.sources.base import Fetched, Source
+from maang_cli.sources.http import MAX_BYTES
 from maang_cli.sources.polygon.source import open_source
 from tests import settings
 from tests.polygon_server import KEY, Answer, PolygonServer, grouped, row, session_start
@@ -24,6 +26,15 @@ from tests.sources.polygon.client import DAY, error_of, fetch_bars, polygon_sour
 
 DAYS = sessions.between(date(2025, 10, 1), date(2025, 10, 31))
 TICKERS = ("META", "AAPL", "BRK.A")
+BAD_ADDRESSES = {
+    "http://[bad": "a next page without a web address",
+    "/v2/next": "a next page without a web address",
+    "next": "a next page without a web address",
+    "http://127.0.0.1/v2/a b": "a next page without a web address",
+    "http://127.0.0.1/\ud800": "a next page without a web address",
+    "http://127.0.0.1.example/v2/next": "a next page on another host",
+    "http://127.0.0.1@example.com/v2/next": "a next page on another host",
+}
 
 
 @pytest.fixture
@@ -169,21 +180,131 @@ def test_every_page_is_fetched_and_the_key_stays_in_the_header(source: Source, p
     assert not any(KEY in request for request in polygon.requests)
 
 
-def test_next_page_on_another_host_is_refused_before_it_gets_the_key(source: Source, polygon: PolygonServer) -> None:
+def test_every_page_of_a_whole_market_is_fetched(source: Source, polygon: PolygonServer) -> None:
+    polygon.days[DAYS[0]] = [row(f"T{number}", DAYS[0]) for number in range(25)]
+    polygon.page = 10
+    assert source.bars(["T3", "T24"], DAYS[:1])["ticker"].to_pylist() == ["T3", "T24"]
+    assert len(polygon.requests) == 3
+
+
+@pytest.mark.parametrize(("address", "reason"), BAD_ADDRESSES.items(), ids=BAD_ADDRESSES.keys())
+def test_next_page_at_a_bad_address_contradicts_a_whole_market(
+    source: Source, polygon: PolygonServer, address: str, reason: str
+) -> None:
+    polygon.bodies[DAYS[0]] = grouped(polygon.days[DAYS[0]], next_url=address)
+    with pytest.raises(SourceFailed, match=reason):
+        source.bars(["META"], DAYS[:1])
+    assert len(polygon.requests) == 1
+
+
+def test_next_page_on_another_host_does_not_get_the_key(
+    source: Source, polygon: PolygonServer, log: pytest.LogCaptureFixture
+) -> None:
     with PolygonServer() as elsewhere:
         address = elsewhere.url.replace("127.0.0.1", "localhost")
-        body = grouped([], next_url=f"{address}/v2/aggs/ticker/META/range/1/day/a/b?cursor=x")
+        page = [{"o": 1, "t": session_start(DAYS[0])}]
+        body = grouped(page, next_url=f"{address}/v2/aggs/ticker/META/range/1/day/a/b?cursor=x")
         polygon.always = lambda path: Answer(body=body) if "range" in path else None
-        with pytest.raises(SourceFailed, match="another host"):
-            source.bars(["META"], DAYS)
+        assert source.bars(["META"], DAYS).num_rows == 0
+        assert "another host" in log.text
         assert elsewhere.requests == []
 
 
-def test_range_answer_with_bars_of_other_dates_contradicts_itself(source: Source, polygon: PolygonServer) -> None:
-    bar = row("META", DAYS[0]) | {"t": session_start(DAYS[0] - timedelta(days=30))}
-    polygon.always = lambda path: Answer(body=grouped([bar])) if "range" in path else None
-    with pytest.raises(SourceFailed, match="other dates"):
-        source.bars(["META"], DAYS)
+def test_next_page_on_another_port_is_fetched_from_the_configured_one(source: Source, polygon: PolygonServer) -> None:
+    with PolygonServer() as elsewhere:
+        body = grouped([row("ZZZ", DAYS[0])], next_url=f"{elsewhere.url}/next")
+        polygon.always = lambda path: Answer(body=body if "grouped" in path else grouped([row("META", DAYS[0])]))
+        assert source.bars(["META"], DAYS[:1]).num_rows == 1
+        assert [urlsplit(path).path[:6] for path in polygon.requests] == ["/v2/ag", "/next"]
+        assert elsewhere.requests == []
+
+
+@pytest.mark.parametrize("rows", [0, 1], ids=["empty pages", "the same page"])
+@pytest.mark.parametrize("days", [DAYS[:1], DAYS], ids=["whole market", "range"])
+def test_next_page_that_brings_nothing_new_is_the_last(
+    source: Source, polygon: PolygonServer, log: pytest.LogCaptureFixture, days: tuple[date, ...], rows: int
+) -> None:
+    bar = row("META", DAYS[0], T=... if len(days) > 1 else "META", t=session_start(DAYS[0]))
+    body = grouped([bar] * rows, results=[bar] * rows, next_url=f"{polygon.url}/v2/next")
+    polygon.always = lambda path: Answer(body=body) if "next" in path or len(polygon.requests) == 1 else None
+    if len(days) == 1:
+        with pytest.raises(SourceFailed, match="a page that brings nothing new"):
+            source.bars(["META"], days)
+        assert len(polygon.requests) == 1 + rows
+    else:
+        assert source.bars(["META"], days).num_rows == 0
+        assert "META from 2025-10-01 to 2025-10-31 with a page that brings nothing new: META is missing there" in log.text
+
+
+def test_pages_of_a_whole_market_are_bounded(source: Source, polygon: PolygonServer) -> None:
+    def another(path: str) -> Answer:
+        return Answer(body=grouped([row(f"T{len(polygon.requests)}", DAYS[0])], next_url=f"{polygon.url}/next"))
+
+    polygon.always = another
+    with pytest.raises(SourceFailed, match="more than 20 pages"):
+        source.bars(["META"], DAYS[:1])
+    assert len(polygon.requests) == 20
+
+
+def test_pages_of_a_range_are_at_most_its_sessions(source: Source, polygon: PolygonServer, log: pytest.LogCaptureFixture) -> None:
+    def another(path: str) -> Answer | None:
+        if "next" not in path and "range" not in path:
+            return None
+        bar = {"o": 1, "t": session_start(date(2020, 1, 1) + timedelta(days=len(polygon.requests)))}
+        return Answer(body=grouped([bar], next_url=f"{polygon.url}/next"))
+
+    polygon.always = another
+    assert source.bars(["META"], DAYS).num_rows == 0
+    assert f"more than {len(DAYS)} pages" in log.text
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (grouped([], ticker="AAPL"), "the ticker 'AAPL'"),
+        (grouped([row("META", DAYS[0])], resultsCount=2), "1 results, and resultsCount 2"),
+        (b"<html>", "not a JSON document"),
+        (grouped([row("META", DAYS[0], T=..., t=session_start(DAYS[0] - timedelta(days=30)))]), "bars of other dates"),
+        (grouped([row("META", DAYS[0], T=..., t=...)]), "bars of other dates"),
+        (b" " * (MAX_BYTES + 1), "sent more than"),
+        *((grouped([{"t": session_start(DAYS[0])}], next_url=url), text) for url, text in BAD_ADDRESSES.items()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_range_answer_that_contradicts_itself_costs_its_ticker_alone(
+    source: Source, polygon: PolygonServer, log: pytest.LogCaptureFixture, body: bytes, reason: str
+) -> None:
+    polygon.always = lambda path: Answer(body=body) if "/META/" in path else None
+    (batch,) = source.fetch(dict.fromkeys(DAYS, frozenset(TICKERS)), [DAYS])
+    assert (pairs(batch), batch.failed) == (all_pairs(*DAYS, tickers=("AAPL", "BRK.A")), {})
+    (warning,) = {record.getMessage() for record in log.records if record.levelno == logging.WARNING}
+    assert reason in warning
+    assert warning.endswith(": META is missing there")
+
+
+def test_wrong_value_in_a_range_costs_the_ticker_that_session(
+    source: Source, polygon: PolygonServer, log: pytest.LogCaptureFixture
+) -> None:
+    polygon.days[DAYS[3]][0] |= {"vw": "n/a"}
+    (batch,) = source.fetch(dict.fromkeys(DAYS, frozenset(TICKERS)), [DAYS])
+    assert pairs(batch) == [pair for pair in all_pairs(*DAYS) if pair != (DAYS[3], "META")]
+    assert f"META's vw as 'n/a', which is not a number: META is missing on {DAYS[3]}" in log.text
+
+
+def test_adjusted_range_answer_ends_the_fetch(source: Source, polygon: PolygonServer) -> None:
+    body = grouped([row("META", DAYS[0], T=..., t=session_start(DAYS[0]))], adjusted=True)
+    polygon.always = lambda path: Answer(body=body) if "/META/" in path else None
+    with pytest.raises(SourceFailed, match="adjusted True instead of bars as traded"):
+        source.bars(TICKERS, DAYS)
+
+
+def test_other_tickers_range_is_not_stored(source: Source, market: Path, polygon: PolygonServer) -> None:
+    body = (market / "cases" / "range_other_ticker_in_envelope.json").read_bytes()
+    polygon.always = lambda path: Answer(body=body) if "/META/" in path or "/AAPL/" in path else None
+    days = sessions.between(date(2025, 10, 1), date(2025, 10, 14))
+    rows = source.bars(["META", "AAPL"], days)
+    assert set(rows["ticker"].to_pylist()) == {"AAPL"}
+    assert rows.num_rows == len(days)
 
 
 # --- sessions that the vendor does not serve
