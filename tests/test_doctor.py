@@ -114,6 +114,14 @@ def test_wrong_clock_is_reported(polygon: PolygonServer, maang: Maang) -> None:
     assert passed(done)["clock"] is False
 
 
+@pytest.mark.parametrize("sent", ["Mon, 01 Jan 10000000000000000000 00:00:00 GMT", "soon", "", "Mon, 99 Jan 2025 99:99:99 +9999"])
+def test_clock_is_not_compared_with_a_time_that_can_not_be_read(polygon: PolygonServer, maang: Maang, sent: str) -> None:
+    serve(polygon, 30, {"Date": sent})
+    done = maang("doctor")
+    assert done.code == 0
+    assert "not tried: the vendor did not send its time" in " ".join(done.out.split())
+
+
 def test_warehouse_that_can_not_be_opened_is_not_checked_further(maang: Maang, monkeypatch: pytest.MonkeyPatch) -> None:
     done = maang("doctor", "--json", "--warehouse", "databricks")
     assert done.code == 2

@@ -76,6 +76,8 @@ def _through(proxy: str, options: dict[str, Any]) -> urllib3.ProxyManager:
     """A pool behind this proxy, which passes on what only the vendor can decrypt."""
     try:
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        if not parts.hostname:
+            raise ValueError
         user = None if parts.username is None else f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         return urllib3.ProxyManager(
@@ -136,12 +138,13 @@ class _HTTPSPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
 
 
-def refused_for_good(exc: urllib3.exceptions.HTTPError) -> tuple[str, str] | None:
-    """What is wrong, and the setting to check, if no retry can heal this error; None: a retry may."""
+def lasting_fault(exc: urllib3.exceptions.HTTPError) -> tuple[str, str] | None:
+    """What is wrong, and what the user may set, if no retry can heal this error; None: a retry may."""
     text = str(exc)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         why = re.search(r"verify failed: ([^(]+)", text)
-        return "the certificate can't be verified" + (f": {why[1].strip()}" if why else ""), "SSL_CERT_FILE"
+        what = "the certificate can't be verified" + (f": {why[1].strip()}" if why else "")
+        return what, "SSL_CERT_FILE to its certificate authority"
     if isinstance(exc, urllib3.exceptions.ProxyError) and (found := re.search(r"Tunnel connection failed: (4\d\d)", text)):
-        return f"the proxy refused the connection with HTTP {found[1]}", "HTTPS_PROXY"
+        return f"the proxy refused the connection with HTTP {found[1]}", "HTTPS_PROXY to its address, with user and password"
     return None

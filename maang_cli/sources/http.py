@@ -151,7 +151,7 @@ class RetryingGet:
             finally:
                 response.release_conn()
         except urllib3.exceptions.HTTPError as exc:
-            if lasting := connections.refused_for_good(exc):
+            if lasting := connections.lasting_fault(exc):
                 what, setting = lasting
                 raise SourceDenied(
                     f"{self._vendor.host}: {what}",

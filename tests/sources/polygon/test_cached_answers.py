@@ -122,6 +122,16 @@ def in_a_process(function: Callable[..., object], *arguments: object) -> Any:
 # --- what is kept, and for how long
 
 
+def test_answer_with_wrong_rows_is_for_its_own_run_only(path: Path) -> None:
+    with opened(path) as cached:
+        cached.add("A", FIRST, LAST, bars("A", *DAYS[1:]), [DAYS[0]])
+        assert days_of(cached, "A") == set(DAYS[1:])
+    with opened(path) as again:
+        assert again.lacking({day: frozenset("A") for day in DAYS}) == dict.fromkeys(DAYS, frozenset("A"))
+        again.forget()
+    assert not path.exists()
+
+
 def test_answers_are_reused_until_the_run_has_come_to_its_end(path: Path) -> None:
     with opened(path) as cached:
         cached.add("A", FIRST, LAST, bars("A", *DAYS))

@@ -13,6 +13,7 @@ from maang_cli.errors import SettingsError
 from maang_cli.sources import SOURCES
 from maang_cli.sources.polygon.settings import PolygonSettings, load
 from tests import settings
+from tests.conftest import Maang
 
 SECRET = "pk_7Qz-secret"
 
@@ -208,3 +209,33 @@ def test_settings_are_frozen() -> None:
     for field in fields(loaded):
         with pytest.raises(FrozenInstanceError):
             setattr(loaded, field.name, None)
+
+
+# --- where the key goes
+
+SKIPPED = ("plan", "--date", "2025-10-11", "--date", "2025-10-14")
+
+
+@pytest.mark.parametrize("command", [SKIPPED, (*SKIPPED, "--json")], ids=["text", "json"])
+def test_address_of_another_host_is_the_first_line(maang: Maang, monkeypatch: MonkeyPatch, command: tuple[str, ...]) -> None:
+    monkeypatch.setenv("MAANG_POLYGON_URL", "https://vendor.example/mirror")
+    first, *others = maang(*command).err.splitlines()
+    assert first == "note: the API key is sent to vendor.example, as MAANG_POLYGON_URL says"
+    assert ["2025-10-11" in line for line in others] == [True]
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://api.polygon.io", "https://api.massive.com", "https://API.Polygon.io/", "http://127.0.0.1:1", "http://[::1]:1"],
+)
+def test_addresses_of_the_vendor_and_of_this_machine_are_not_worth_a_line(
+    maang: Maang, monkeypatch: MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("MAANG_POLYGON_URL", address)
+    assert "vendor" not in maang(*SKIPPED).err
+    assert "API key" not in maang(*SKIPPED).err
+
+
+def test_command_that_asks_no_vendor_does_not_name_it(maang: Maang, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setenv("MAANG_POLYGON_URL", "https://vendor.example")
+    assert "vendor.example" not in maang("status").err

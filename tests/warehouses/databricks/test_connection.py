@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import json
 import os
 import socket
-import ssl
 import subprocess
 import sys
 import threading
@@ -15,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import jwt
@@ -26,6 +23,7 @@ from maang_cli.retries import FAILED_STATEMENT_SECONDS, UNREACHABLE_SECONDS, WAR
 from maang_cli.warehouses.databricks import settings as databricks_settings
 from maang_cli.warehouses.databricks.connection import Connection
 from tests import settings
+from tests.certificates import server_context, write_certificate
 from tests.conftest import Maang
 from tests.warehouses.databricks.conftest import WRONG_SECRET, Init
 from tests.warehouses.databricks.server import (
@@ -439,37 +437,13 @@ def test_service_principal_retries_an_unreachable_host(
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A certificate for 127.0.0.1 that nobody trusts yet, followed by its key."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "stand-in")])
-    today = datetime.now(UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(today - timedelta(days=1))
-        .not_valid_after(today + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    file = tmp_path / "stand-in.pem"
-    file.write_bytes(built.public_bytes(serialization.Encoding.PEM) + private)
-    return file
+    return write_certificate(tmp_path / "stand-in.pem")
 
 
 @pytest.fixture
 def tls(certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A SQL warehouse with this certificate; the settings point to it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    with StandIn(NoEngine(), tmp_path / "tls", context) as server:
+    with StandIn(NoEngine(), tmp_path / "tls", server_context(certificate)) as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         yield
