@@ -19,6 +19,8 @@ UNREACHABLE_SECONDS = 60
 """A Databricks host that can't be reached. It gets less time than a starting warehouse, because its address may be wrong."""
 FAILED_STATEMENT_SECONDS = 30
 """A statement that fails inside Databricks."""
+CALL_ATTEMPTS = 100
+"""Of one API call, if the vendor asks for no wait between them (`Retry-After: 0`)."""
 
 CONNECT_SECONDS = 10
 READ_SECONDS = 30

@@ -110,7 +110,9 @@ class RetryingGet:
             return self._once(method, url, fields, headers, started + (budget or retries.CONNECT_SECONDS + retries.READ_SECONDS))
 
         retrying = tenacity.Retrying(
-            stop=lambda state: time.monotonic() + state.upcoming_sleep >= started + budget,
+            stop=lambda state: (
+                state.attempt_number == retries.CALL_ATTEMPTS or time.monotonic() + state.upcoming_sleep >= started + budget
+            ),
             sleep=self._sleep,
             wait=self._wait,
             retry=tenacity.retry_if_exception_type(Transient),
@@ -120,13 +122,15 @@ class RetryingGet:
         try:
             return retrying(attempt)
         except Transient as exc:
-            if exc.after is not None:
+            if exc.after:
                 raise SourceFailed(
                     f"{host}: {exc} with Retry-After {exc.after:g} s, longer than the {budget:g} s retry budget",
                     hint=f"run the same command again after that, or raise {self._vendor.budget_setting}",
                 ) from exc
+            bounded = retrying.statistics["attempt_number"] == retries.CALL_ATTEMPTS
+            limit = f"in {retries.CALL_ATTEMPTS} attempts" if bounded else f"within {budget:g} s"
             raise SourceFailed(
-                f"{host} gave no usable answer within {budget:g} s: {exc}",
+                f"{host} gave no usable answer {limit}: {exc}",
                 hint=f"check the network and {self._vendor.address_setting}, then run the same command again",
             ) from exc
 

@@ -380,6 +380,14 @@ def test_retry_after_replaces_the_back_off(server: PolygonServer) -> None:
     assert len(server.requests) == 6
 
 
+def test_attempts_without_a_wait_are_bounded(server: PolygonServer) -> None:
+    server.always = lambda path: Answer(429, headers={"Retry-After": "0"})
+    error = error_of(server.url, budget=3600)
+    assert isinstance(error, SourceFailed)
+    assert len(server.requests) == 100
+    assert "gave no usable answer in 100 attempts: HTTP 429" in error.message
+
+
 def test_retry_after_beyond_the_budget_ends_immediately(server: PolygonServer) -> None:
     server.always = lambda path: Answer(429, b"too fast", {"Retry-After": "60"})
     error = error_of(server.url, budget=ROOMY)

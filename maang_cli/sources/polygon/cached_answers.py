@@ -20,7 +20,7 @@ import pyarrow.ipc
 from maang_cli import sessions as calendar
 from maang_cli.errors import SourceFailed
 from maang_cli.sources.base import Resume
-from maang_cli.sources.polygon.parse import SCHEMA
+from maang_cli.sources.polygon.arrow import SCHEMA
 
 KEPT = timedelta(days=7)
 """How long a killed run's answers may be reused."""

@@ -5,53 +5,25 @@ the field and says what is wrong. A row with a wrong value is left out, and repo
 """
 
 import json
-import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json
 
-from maang_cli import sessions as calendar
 from maang_cli.errors import SourceFailed
-from maang_cli.schemas import arrow_schema
-from maang_cli.tables import STAGING_COLUMNS
+from maang_cli.sources.polygon import arrow
+from maang_cli.sources.polygon.arrow import FIELDS, SCHEMA, WHOLE, new_york
 
-_CENTS = Decimal("0.01")
-_WHOLE = Decimal(1)
 _EXACT = Context(prec=60, rounding=ROUND_HALF_UP, traps=[InvalidOperation])
-_FIELDS = {"open": ("o", _CENTS), "high": ("h", _CENTS), "low": ("l", _CENTS), "close": ("c", _CENTS)} | {
-    "volume": ("v", _WHOLE),
-    "vwap": ("vw", _CENTS),
-    "transactions": ("n", _WHOLE),
-}
-_READ = pa.decimal128(30, 12)
-"""18 digits before the point and 12 after it; Python decodes an answer with more."""
-_TOO_LARGE = Decimal(10) ** 18
-"""Arrow's JSON reader accepts larger numbers, and its arithmetic then returns anything."""
-_NUMBERS = [(key, _READ) for key in ("t", *(key for key, _ in _FIELDS.values()))]
-_ENVELOPE = pa.schema(
-    [
-        ("status", pa.string()),
-        ("ticker", pa.string()),
-        ("resultsCount", pa.int64()),
-        ("adjusted", pa.bool_()),
-        ("next_url", pa.string()),
-        ("results", pa.list_(pa.struct([("T", pa.string()), *_NUMBERS]))),
-    ]
-)
-SCHEMA = arrow_schema(STAGING_COLUMNS)
 MAX_ROWS = 100_000
 """In one answer: a whole market's day has 12,400, a range at most 50,000."""
 MAX_VALUES = 1_000_000
 """In one answer. Each takes up to 200 bytes of memory in Python, however few bytes it was sent in."""
-_STRING = re.compile(rb':\s*"')
-"""Where a string follows a key."""
 _decoding = threading.Lock()
 """Python's decoder needs the most memory, so it has one answer at a time. It holds the interpreter's lock: nobody loses time."""
 
@@ -81,14 +53,6 @@ class Page:
     """What is wrong with the rows that were left out, by ticker (grouped) or session (range; None: the session is not known)."""
 
 
-class _Usual(NamedTuple):
-    """A usual answer, decoded by Arrow."""
-
-    results: pa.StructArray
-    ticker: str | None
-    next_url: str | None
-
-
 @dataclass(frozen=True)
 class Reader:
     """Reads the vendor's answers."""
@@ -105,11 +69,11 @@ class Reader:
             Contradiction: the answer contradicts itself.
         """
         self._check_size(body, str(session))
-        if (usual := _usual(body, named=True)) is not None:
+        if (usual := arrow.decode(body, named=True)) is not None:
             names = usual.results.field("T")
             which = pc.is_in(names, pa.array(list(wanted), pa.string()))
             mine = usual.results if pc.all(which).as_py() else usual.results.filter(which)
-            if (rows := _table(mine, mine.field("T"), session)) is not None:
+            if (rows := arrow.table(mine, mine.field("T"), session)) is not None:
                 return Page(rows, len(names), usual.next_url, names)
         with _decoding:
             answer = self._envelope(body, str(session))
@@ -134,9 +98,9 @@ class Reader:
             Contradiction: the answer contradicts itself, or is about another ticker.
         """
         self._check_size(body, span)
-        if (usual := _usual(body, named=False)) is not None and usual.ticker in (None, ticker):
+        if (usual := arrow.decode(body, named=False)) is not None and usual.ticker in (None, ticker):
             names = pa.repeat(pa.scalar(ticker), len(usual.results))
-            if (rows := _table(usual.results, names)) is not None:
+            if (rows := arrow.table(usual.results, names)) is not None:
                 return Page(rows, len(names), usual.next_url, rows["session"].combine_chunks())
         with _decoding:
             answer = self._envelope(body, span)
@@ -165,7 +129,9 @@ class Reader:
     def _check_size(self, body: bytes, what: str) -> None:
         """Refuse an answer that needs far more memory than any real one, before anything decodes it."""
         rows = body.count(b"{")
-        values = rows + body.count(b",") + body.count(b"[")
+        values = len(body) // 2  # at most
+        if values > MAX_VALUES:
+            values = rows + body.count(b",") + body.count(b"[")
         if rows > MAX_ROWS or values > MAX_VALUES:
             raise self.contradiction(what, f"more than {MAX_ROWS if rows > MAX_ROWS else MAX_VALUES} JSON objects or values")
 
@@ -201,16 +167,16 @@ class Reader:
         Raises:
             _WrongValue: a value can't be stored; the text names ticker, field and value.
         """
-        numbers = {name: self._number(row.get(key), unit, f"{ticker}'s {key}") for name, (key, unit) in _FIELDS.items()}
+        numbers = {name: self._number(row.get(key), unit, f"{ticker}'s {key}") for name, (key, unit) in FIELDS.items()}
         return {"ticker": ticker, "date": self._date(row.get("t"), ticker), **numbers}
 
     def _date(self, millis: object, ticker: str) -> date | None:
         """The New York date of `t`, Unix milliseconds: the session's end in a grouped answer, its first midnight in a range."""
-        exact = self._number(millis, _WHOLE, f"{ticker}'s t")
+        exact = self._number(millis, WHOLE, f"{ticker}'s t")
         if exact is None:
             return None
         try:
-            return _new_york(int(exact))
+            return new_york(int(exact))
         except (ValueError, OverflowError, OSError) as exc:
             raise _WrongValue(f"{ticker}'s t as {self._shown(exact)}, which is not a time") from exc
 
@@ -250,70 +216,3 @@ def _exact(text: str) -> Decimal | str:
         return Decimal(text)
     except ArithmeticError:  # an exponent with twenty digits
         return text
-
-
-def _new_york(millis: int) -> date:
-    return datetime.fromtimestamp(millis / 1000, UTC).astimezone(calendar.NEW_YORK).date()
-
-
-def _usual(body: bytes, *, named: bool) -> _Usual | None:
-    """A usual answer that does not contradict itself; None: let Python decode it."""
-    # Arrow accepts bytes that are not text, and reads a key with an escaped letter as that key.
-    if not body.isascii() or b"\\" in body:
-        return None
-    start, end = body.find(b'"results"'), body.rfind(b"]")
-    if start < 0 or end < start:
-        return None
-    # Arrow accepts numbers in quotes, so the strings are counted: the only ones in the results must be the tickers.
-    strings = len(_STRING.findall(body, start + len('"results"'), end))
-    try:
-        answer = pyarrow.json.read_json(
-            pa.BufferReader(body),
-            # One block of any size, because the answer is one line.
-            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(body) + 1),
-            parse_options=pyarrow.json.ParseOptions(explicit_schema=_ENVELOPE, unexpected_field_behavior="ignore"),
-        )
-    except (pa.ArrowException, OverflowError):
-        return None
-    if answer.num_rows != 1:
-        return None
-    envelope = answer.drop_columns("results").to_pylist()[0]
-    adjusted_is_fine = envelope["adjusted"] is False or (envelope["adjusted"] is None and b'"adjusted"' not in body)
-    if envelope["status"] not in ("OK", "DELAYED") or not adjusted_is_fine:
-        return None
-    results = answer["results"].chunk(0).values
-    agrees = envelope["resultsCount"] == len(results) and strings == (len(results) if named else 0)
-    if not agrees or results.null_count or (named and results.field("T").null_count):
-        return None
-    return _Usual(results, envelope["ticker"], envelope["next_url"] or None)
-
-
-def _table(results: pa.StructArray, tickers: pa.Array, session: date | None = None) -> pa.Table | None:
-    """The results in staging's columns, for `session` or each for its own date; None: let Python decode them."""
-    try:
-        times = _rounded(results.field("t"), _WHOLE).cast(pa.int64()).dictionary_encode()
-        known = pa.array(map(_new_york, times.dictionary.to_pylist()), pa.date32())
-        dates = known.take(times.indices)
-        columns = {name: _rounded(results.field(key), unit) for name, (key, unit) in _FIELDS.items()}
-    except (pa.ArrowException, ValueError, OverflowError, OSError):
-        return None
-    sessions = dates if session is None else pa.repeat(pa.scalar(session, pa.date32()), len(dates))
-    columns |= {"session": sessions, "ticker": tickers, "date": dates}
-    return pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
-
-
-def _rounded(column: pa.Array, unit: Decimal) -> pa.Array:
-    """Half up, away from zero, to `unit`.
-
-    Raises:
-        OverflowError: a number has more digits than Arrow reads.
-    """
-    places = 2 if unit == _CENTS else 0
-    kind = pa.decimal128(38, places)
-    ends = [end for end in pc.min_max(column).as_py().values() if end is not None]
-    if any(abs(end) >= _TOO_LARGE for end in ends):
-        raise OverflowError
-    if any(end < 0 for end in ends):
-        return pc.round(column, ndigits=places, round_mode="half_towards_infinity").cast(kind)
-    # Ten times as fast: add half a unit, and cut.
-    return pc.add(column, pa.scalar(unit / 2, _READ)).cast(kind, safe=False)

@@ -5,7 +5,6 @@ missing `results` and `status: ERROR` into an empty list (`polygon/rest/base.py`
 """
 
 import logging
-import re
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -27,9 +26,11 @@ from maang_cli.sources.http import Oversized, RetryingGet
 from maang_cli.sources.ordered_pool import OrderedPool
 from maang_cli.sources.polygon import fewest_calls
 from maang_cli.sources.polygon import settings as polygon_settings
+from maang_cli.sources.polygon.arrow import SCHEMA
 from maang_cli.sources.polygon.cached_answers import CachedAnswers
 from maang_cli.sources.polygon.http import BeyondPlan, vendor
-from maang_cli.sources.polygon.parse import MAX_ROWS, SCHEMA, Adjusted, Contradiction, Page, Reader
+from maang_cli.sources.polygon.pages import Pages
+from maang_cli.sources.polygon.parse import Adjusted, Contradiction, Page, Reader
 from maang_cli.sources.polygon.settings import PolygonSettings
 from maang_cli.sources.rate_limit import RateLimiter
 
@@ -69,6 +70,7 @@ class PolygonSource:
         self._reader = Reader(polygon.host, polygon.clean)
         self._client = RESTClient(polygon.key, base=settings.url, retries=0)
         self._client.client = self._http
+        self._pages = Pages(self._base, self._get_page, self._reader)
 
     @property
     def calls(self) -> int:
@@ -166,7 +168,7 @@ class PolygonSource:
 
     def _grouped(self, session: date, wanted: frozenset[str]) -> Page:
         answer = self._client.get_grouped_daily_aggs(session, adjusted=False, raw=True)
-        page = self._pages(lambda body: self._reader.grouped(body, session, wanted), answer.data, str(session), MAX_PAGES)
+        page = self._pages.read(lambda body: self._reader.grouped(body, session, wanted), answer.data, str(session), MAX_PAGES)
         if not page.total:
             raise NotPublishedYet(
                 f"{self._base.netloc} has no bars for {session} yet",
@@ -174,34 +176,8 @@ class PolygonSource:
             )
         return page
 
-    def _pages(self, read: Callable[[bytes], Page], body: bytes, what: str, most: int) -> Page:
-        """All pages of an answer as one; `body` is the first, and `most` are as many as the request can need.
-
-        Raises:
-            Contradiction: a page contradicts itself, brings nothing new, or is one too many.
-        """
-        page = read(body)
-        if page.next_url is None:
-            return page
-        pages = [page]
-        seen: set[object] = set()
-        while True:
-            before = len(seen)
-            seen.update(pc.unique(page.keys).to_pylist())
-            if len(seen) == before:
-                raise self._reader.contradiction(what, "a page that brings nothing new")
-            if page.next_url is None:
-                break
-            if len(pages) == most or sum(each.total for each in pages) > MAX_ROWS:
-                raise self._reader.contradiction(what, f"more than {most} pages or {MAX_ROWS} results")
-            following = self._checked(page.next_url, what)
-            page = read(self._http.request("GET", following, None, self._client.headers).data)
-            pages.append(page)
-        return Page(
-            pa.concat_tables(each.rows for each in pages),
-            sum(each.total for each in pages),
-            wrong={key: text for each in pages for key, text in each.wrong.items()},
-        )
+    def _get_page(self, url: str) -> bytes:
+        return self._http.request("GET", url, None, self._client.headers).data
 
     def _beyond(self, sessions: Sequence[date]) -> int:
         """How many of the sessions, which are in order, are older than the plan's history; by bisection."""
@@ -267,26 +243,13 @@ class PolygonSource:
             answer = self._client.get_aggs(
                 quote(ticker, safe=""), 1, "day", first, last, adjusted=False, sort="asc", limit=MAX_BARS, raw=True
             )
-            page = self._pages(lambda body: self._reader.ranged(body, ticker, span), answer.data, span, days)
+            page = self._pages.read(lambda body: self._reader.ranged(body, ticker, span), answer.data, span, days)
         except BeyondPlan:  # the whole range; `_unserved` finds out which sessions
             return Page(SCHEMA.empty_table(), 0)
         found = page.rows["session"]
         if found.null_count or any(not first <= day <= last for day in pc.unique(found).to_pylist()):
             raise self._reader.contradiction(span, "bars of other dates")
         return page
-
-    def _checked(self, url: str, what: str) -> str:
-        """The address of the next page. The key is sent there, so it must be the same host."""
-        try:
-            parts = urlsplit(url)
-            host = parts.hostname
-        except ValueError:
-            host = None
-        if host is None or not re.fullmatch(r"[!-~]+", url):
-            raise self._reader.contradiction(what, "a next page without a web address")
-        if host != self._base.hostname:
-            raise self._reader.contradiction(what, "a next page on another host")
-        return parts._replace(scheme=self._base.scheme, netloc=self._base.netloc).geturl()
 
     def doctor_checks(self) -> Mapping[str, Callable[[], str]]:
         return {"key": self._try_key, "history": self._try_history, "clock": self._try_clock}

@@ -27,8 +27,8 @@ from maang_cli.errors import NotPublishedYet, SourceFailed
 from maang_cli.sources import SOURCES
 from maang_cli.sources.base import Resume, Source
 from maang_cli.sources.polygon import cached_answers
+from maang_cli.sources.polygon.arrow import SCHEMA
 from maang_cli.sources.polygon.cached_answers import CachedAnswers
-from maang_cli.sources.polygon.parse import SCHEMA
 from tests import settings
 from tests.polygon_server import Answer, PolygonServer, row
 from tests.sources.polygon.test_source import all_pairs, calls, pairs

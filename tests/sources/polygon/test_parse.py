@@ -24,7 +24,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from maang_cli.errors import MaangError, SourceFailed
-from maang_cli.sources.polygon import parse
+from maang_cli.sources.polygon import arrow, parse
 from maang_cli.sources.polygon.parse import Adjusted, Contradiction, Reader
 from tests.expected import rounded
 from tests.polygon_server import Answer, PolygonServer, grouped, row, session_end, session_start
@@ -440,7 +440,7 @@ def ranged(*bars: dict[str, object], **envelope: object) -> bytes:
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Arrow decodes usual answers; Python decodes them all."""
     if request.param == "Python":
-        monkeypatch.setattr(parse, "_usual", lambda body, *, named: None)
+        monkeypatch.setattr(arrow, "decode", lambda body, *, named: None)
     return str(request.param)
 
 
@@ -451,7 +451,7 @@ def test_range_answer_has_each_bar_for_its_own_session(decoder: str) -> None:
     found = [(bar["session"], bar["date"], bar["ticker"], bar["open"]) for bar in page.rows.to_pylist()]
     assert found == [(day, day, "META", day.day) for day in days]
     assert (page.total, page.next_url) == (2, "https://host/next")
-    assert page.rows.schema == parse.SCHEMA
+    assert page.rows.schema == arrow.SCHEMA
 
 
 @pytest.mark.parametrize("next_url", [..., None, ""], ids=["left out", "null", "empty"])
@@ -463,7 +463,7 @@ def test_last_page_has_no_next_address(next_url: object, decoder: str) -> None:
 @pytest.mark.parametrize("body", [grouped([]), grouped([], results=[])], ids=["no results", "empty results"])
 def test_empty_range_answer_is_an_empty_page(body: bytes, decoder: str) -> None:
     page = reader().ranged(body, "META", "span")
-    assert (page.rows, page.total) == (parse.SCHEMA.empty_table(), 0)
+    assert (page.rows, page.total) == (arrow.SCHEMA.empty_table(), 0)
 
 
 @pytest.mark.parametrize(
@@ -548,13 +548,13 @@ def test_arrow_and_python_decode_the_same_rows(several: list[dict[str, str | Non
 
     by_arrow = read()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parse, "_usual", lambda body, *, named: None)
+        patch.setattr(arrow, "decode", lambda body, *, named: None)
         by_python = read()
     assert by_arrow == by_python
 
 
 def test_arrow_decodes_usual_answers() -> None:
     body = grouped([row("META", DAY), row("AAPL", DAY)])
-    assert parse._usual(body, named=True) is not None
-    assert parse._usual(json.dumps(json.loads(body), separators=(",", ":")).encode(), named=True) is not None
-    assert parse._usual(ranged(row("META", DAY)), named=False) is not None
+    assert arrow.decode(body, named=True) is not None
+    assert arrow.decode(json.dumps(json.loads(body), separators=(",", ":")).encode(), named=True) is not None
+    assert arrow.decode(ranged(row("META", DAY)), named=False) is not None
