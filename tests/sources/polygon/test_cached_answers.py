@@ -790,7 +790,7 @@ def source(polygon: PolygonServer) -> Iterator[Source]:
 
 def fail_at(source: Source, polygon: PolygonServer, ticker: str, *, resume: Resume | None = ALL) -> list[str]:
     """Fetch until this ticker's range call fails; returns the calls."""
-    polygon.always = lambda path: Answer(body=b"{}") if f"/{ticker}/range" in path else None
+    polygon.always = lambda path: Answer(501) if f"/{ticker}/range" in path else None
     with pytest.raises(SourceFailed):
         list(source.fetch(MISSING, [DAYS[:9], DAYS[9:]], resume=resume))
     polygon.always = lambda path: None
