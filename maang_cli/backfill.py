@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 
-from maang_cli import checks, missing, pipeline
+from maang_cli import missing, pipeline
 from maang_cli import sessions as calendar
-from maang_cli.errors import GateRefused, MaangError, MayHeal, NotStaged, PartlyRefused, SourceFailed, StagingChanged
+from maang_cli.errors import GateRefused, MaangError, MayHeal, PartlyRefused, SourceFailed
 from maang_cli.pipeline import Request
-from maang_cli.retries import STAGING_ATTEMPTS
 from maang_cli.sources.base import Calls, Fetched, Resume, Source
 from maang_cli.tables import CUMULATIVE, PRODUCTION, staging
 from maang_cli.warehouses.base import Replaced, Warehouse
@@ -144,7 +143,9 @@ def plan(source: Source, warehouse: Warehouse, request: Request, *, refetch: boo
     """What a backfill of the request would do. Nothing is fetched or written. `batch_rows`: the most rows of one batch."""
     bars = missing.find_missing_bars(warehouse, request, refetch=refetch)
     refreshed = {later for day in bars.missing for later in calendar.affected(day)}
-    windows = {day: found for day, found in missing.find_stale_windows(warehouse, request).items() if day not in refreshed}
+    # To refetch refreshes all windows, and must not read what may be damaged.
+    stale = {} if refetch else missing.find_stale_windows(warehouse, request)
+    windows = {day: found for day, found in stale.items() if day not in refreshed}
     resume = None if refetch else Resume(frozenset(request.tickers), request.sessions[0], request.sessions[-1])
     calls, pace = source.plan(bars.missing, resume=resume), source.per_minute
     most_rows = min(batch_rows, warehouse.max_staged_rows or batch_rows)
@@ -162,6 +163,22 @@ def run(source: Source, warehouse: Warehouse, todo: Plan, report: Callable[[Back
     pipeline.init_tables(warehouse, request, only=(pipeline.SCHEMA, "production", "cumulative"))
     production, cumulative = (Replaced(warehouse.full_name(table)) for table in (PRODUCTION, CUMULATIVE))
     done = Backfilled(todo, production, cumulative)
+    try:
+        _fetch_and_publish(source, warehouse, todo, done, report)
+    except MaangError as exc:
+        if done.published:
+            days = f"{len(done.published)} session{'s' * (len(done.published) != 1)}"
+            exc.done_before(f"{days} were published before that: {missing.spans(done.published)}")
+        raise
+    return done
+
+
+def _fetch_and_publish(
+    source: Source, warehouse: Warehouse, todo: Plan, done: Backfilled, report: Callable[[BackfillProgress], None]
+) -> None:
+    request = todo.request
+    if todo.resume is None:
+        _make_room(warehouse, request)
     clock = _Clock(source, todo, report)
     batches = [batch.sessions for batch in todo.batches]
     with contextlib.closing(source.fetch(todo.bars.missing, batches, clock.tick, resume=todo.resume)) as answers:
@@ -172,7 +189,14 @@ def run(source: Source, warehouse: Warehouse, todo: Plan, report: Callable[[Back
     for days in missing.chunks(list(todo.windows), request, todo.batch_rows):
         done.cumulative += pipeline.cumulate(warehouse, replace(request, sessions=days)).replaced
     _drop_published(warehouse, request, done.published)
-    return done
+
+
+def _make_room(warehouse: Warehouse, request: Request) -> None:
+    """Remove what can't be read of the sessions that are all fetched again, so that nothing needs to read it."""
+    windows = sorted({later for day in request.sessions for later in calendar.affected(day)})
+    for table, sessions in ((PRODUCTION, request.sessions), (CUMULATIVE, windows)):
+        if removed := warehouse.remove_unreadable(table, sessions):
+            log.warning("%s: removed files that can't be read, of %s", warehouse.full_name(table), missing.spans(removed))
 
 
 def _publish_batch(warehouse: Warehouse, request: Request, batch: Batch, fetched: Fetched, done: Backfilled) -> None:
@@ -184,7 +208,8 @@ def _publish_batch(warehouse: Warehouse, request: Request, batch: Batch, fetched
     allow = replace(request.allow_missing, universe=len(request.tickers))
     mine = Request(batch.tickers, sessions, allow, universe=request.tickers)
     try:
-        audit, published = _publish(warehouse, mine, fetched)
+        warehouse.stage(mine.staging, fetched.rows)
+        audit, published = pipeline.publish_staged(warehouse, mine, fetched.rows, pipeline.NoProgress())
         done.refused |= audit.refused
         done.published += audit.passing
         for row in audit.allowed:
@@ -203,21 +228,6 @@ def _publish_batch(warehouse: Warehouse, request: Request, batch: Batch, fetched
         with contextlib.suppress(MaangError):
             pipeline.drop_staging(warehouse, mine)
         raise
-
-
-def _publish(warehouse: Warehouse, request: Request, fetched: Fetched) -> tuple[checks.Audit, pipeline.Published | None]:
-    """The audit, and what was published of the sessions that pass; None if no session passes."""
-    for attempt in range(STAGING_ATTEMPTS):
-        try:
-            warehouse.stage(request.staging, fetched.rows)
-            audit = pipeline.check(warehouse, request)
-            return audit, pipeline.promote(warehouse, request, audit) if audit.passing else None
-        except (NotStaged, StagingChanged):
-            # Another run of the same batch has dropped it. Both publish the same bars, so either may continue.
-            if attempt == STAGING_ATTEMPTS - 1:
-                raise
-            log.debug("another run changed %s; staging the rows again", request.staging.name)
-    raise AssertionError
 
 
 def _drop_published(warehouse: Warehouse, request: Request, published: Sequence[date]) -> None:

@@ -9,11 +9,12 @@ from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from maang_cli import sql
 from maang_cli.errors import MaangError, WarehouseDenied
 from maang_cli.schemas import arrow_schema
 from maang_cli.sources.base import Source
-from maang_cli.tables import PRODUCTION, STAGING_COLUMNS, Column, Table
-from maang_cli.warehouses.base import Query, Read, Warehouse
+from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, Column, Table
+from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse
 
 if TYPE_CHECKING:
     Checks = Mapping[str, Callable[[], str]]
@@ -54,7 +55,7 @@ def checkup(open_warehouse: Callable[[], Warehouse], open_source: Callable[[], S
 
     def warehouse() -> tuple[str, Checks]:
         opened = open_warehouse()
-        return opened.describe(), {**opened.doctor_checks(), "merge": lambda: _merge(opened)}
+        return opened.describe(), {**opened.doctor_checks(), "tables": lambda: _read(opened), "merge": lambda: _merge(opened)}
 
     def source() -> tuple[str, Checks]:
         opened = open_source()
@@ -75,6 +76,24 @@ def _examine(name: str, connect: Callable[[], tuple[str, Checks]]) -> Iterator[D
             yield Diagnosis(each, check())
         except MaangError as exc:
             yield Diagnosis(each, exc.message, exc)
+
+
+def _read(warehouse: Warehouse) -> str:
+    """Read production and cumulative: what they list, and all of their newest session."""
+    found = []
+    for table in (PRODUCTION, CUMULATIVE):
+        name = warehouse.full_name(table)
+        try:
+            row = warehouse.query(Query(sql.text("table_summary"), {"table": Read(table)})).to_pylist()[0]
+            if (last := row["last"]) is not None:
+                condition = f"date = {sql.day(last)}"
+                columns = ", ".join(column.name for column in table.columns)
+                text = sql.text("table_rows", columns=columns, condition=condition)
+                warehouse.query(Query(text, {"table": Read(table, (last, last))}))
+            found.append(f"{name}: {row['rows']} rows" + (f", the newest of {last}" if last else ""))
+        except TableMissing:
+            found.append(f"{name} does not exist yet")
+    return "; ".join(found)
 
 
 def _merge(warehouse: Warehouse) -> str:

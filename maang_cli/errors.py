@@ -65,6 +65,11 @@ class MaangError(Exception):
         self.message = message
         self.hint = hint
 
+    def done_before(self, done: str) -> None:
+        """Add what earlier steps have published: the exit code speaks only for the step that failed."""
+        self.message += f"; {done}"
+        self.args = (self.message,)
+
 
 class SettingsError(MaangError):
     exit_code = ExitCode.UNUSABLE

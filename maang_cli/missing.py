@@ -8,7 +8,7 @@ from maang_cli import pipeline, sql
 from maang_cli import sessions as calendar
 from maang_cli.errors import MaangError
 from maang_cli.pipeline import Request
-from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, Table, staged_sessions
+from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, Table, is_staging, staged_sessions
 from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse
 
 COMPARED_ROWS = 250_000
@@ -109,8 +109,7 @@ def chunks(days: Sequence[date], request: Request, rows: int) -> list[tuple[date
 
 def staging_tables(warehouse: Warehouse) -> list[Table]:
     """The staging tables that exist, of running runs, and of refused or killed ones."""
-    prefix = f"{PRODUCTION.name}_staging_"
-    return [Table(name, STAGING_COLUMNS) for name in warehouse.tables() if name.startswith(prefix)]
+    return [Table(name, STAGING_COLUMNS) for name in warehouse.tables() if is_staging(name)]
 
 
 def unpublished_sessions(warehouse: Warehouse, table: Table) -> list[date]:

@@ -12,6 +12,7 @@ from maang_cli import checks, sql
 from maang_cli import sessions as calendar
 from maang_cli.checks import AllowMissing, Audit
 from maang_cli.errors import GateRefused, MaangError, NotOwner, NotStaged, OutOfOrder, PartlyRefused, StagingChanged
+from maang_cli.retries import STAGING_ATTEMPTS
 from maang_cli.sources.base import Source
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Table, staging
 from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, TableMissing, Warehouse
@@ -47,6 +48,8 @@ class Initialized:
 
     created: tuple[str, ...]
     present: tuple[str, ...]
+    added: tuple[str, ...] = ()
+    """Columns that existing tables lacked, each with its table's full name."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,9 @@ class Rows:
 
 
 def init_tables(warehouse: Warehouse, request: Request, only: Sequence[str] = PARTS) -> Initialized:
-    """Create what does not exist; staging only if sessions are requested. Safe to repeat.
+    """Create what does not exist, nullable columns of older tables included; staging only if sessions are requested.
+
+    Safe to repeat.
 
     Raises:
         TableMismatch: a table exists with other columns.
@@ -113,17 +118,24 @@ def init_tables(warehouse: Warehouse, request: Request, only: Sequence[str] = PA
     if request.sessions:
         tables["staging"] = request.staging
     done: dict[bool, list[str]] = {True: [], False: []}
+    added: list[str] = []
     for part in PARTS:
         if part == SCHEMA and part in only:
             done[warehouse.create_schema()].append("the schema")
         elif part in only and part in tables:
-            done[warehouse.create(tables[part])].append(warehouse.full_name(tables[part]))
-    return Initialized(created=tuple(done[True]), present=tuple(done[False]))
+            name = warehouse.full_name(tables[part])
+            if tables[part].partitioned:  # `ingest` replaces a staging table that has other columns
+                added += [f"{name}.{column}" for column in warehouse.add_columns(tables[part])]
+            done[warehouse.create(tables[part])].append(name)
+    return Initialized(created=tuple(done[True]), present=tuple(done[False]), added=tuple(added))
 
 
 def ingest(source: Source, warehouse: Warehouse, request: Request) -> Ingested:
     """Fetch the bars that the source has into the request's staging table, which they replace."""
-    rows = source.bars(request.tickers, request.sessions)
+    return _stage(source, warehouse, request, source.bars(request.tickers, request.sessions))
+
+
+def _stage(source: Source, warehouse: Warehouse, request: Request, rows: pa.Table) -> Ingested:
     warehouse.stage(request.staging, rows)
     return Ingested(rows.num_rows, source.name, source.made_up, warehouse.full_name(request.staging))
 
@@ -253,6 +265,14 @@ class Progress(Protocol):
         """The step has returned this."""
 
 
+class NoProgress:
+    """Shows nothing."""
+
+    def begin(self, step: str) -> None: ...
+
+    def done(self, result: object) -> None: ...
+
+
 def run_day(source: Source, warehouse: Warehouse, request: Request, progress: Progress) -> DayRun:
     """All the steps, in one process. Sessions that the gate refuses stay in staging; the others are published.
 
@@ -262,26 +282,51 @@ def run_day(source: Source, warehouse: Warehouse, request: Request, progress: Pr
     progress.begin("init-tables")
     progress.done(init_tables(warehouse, request, only=(SCHEMA, "production", "cumulative")))
     progress.begin("ingest")
-    ingested = ingest(source, warehouse, request)
+    rows = source.bars(request.tickers, request.sessions)
+    ingested = _stage(source, warehouse, request, rows)
     progress.done(ingested)
+    audit, published = publish_staged(warehouse, request, rows, progress)
+    if published is None:
+        raise _refused(audit)
     try:
-        progress.begin("check")
-        audit = check(warehouse, request)
-        progress.done(audit)
-        if not audit.passing:
-            raise _refused(audit)
-        progress.begin("promote")
-        published = promote(warehouse, request, audit)
-        progress.done(published)
-    except NotStaged as exc:  # It existed a moment ago: another run of the same request has ended and dropped it.
-        raise _staging_dropped(ingested.staging) from exc
-    progress.begin("cumulate")
-    cumulated = cumulate(warehouse, replace(request, sessions=audit.passing))
-    progress.done(cumulated)
-    if audit.passed:
-        progress.begin("drop-staging")
-        progress.done(drop_staging(warehouse, request))
+        progress.begin("cumulate")
+        cumulated = cumulate(warehouse, replace(request, sessions=audit.passing))
+        progress.done(cumulated)
+        if audit.passed:
+            progress.begin("drop-staging")
+            progress.done(drop_staging(warehouse, request))
+    except MaangError as exc:
+        exc.done_before(f"the bars of {_span(audit.passing)} were published before that")
+        raise
     return DayRun(ingested, audit, published, cumulated)
+
+
+def publish_staged(warehouse: Warehouse, request: Request, rows: pa.Table, progress: Progress) -> tuple[Audit, Published | None]:
+    """Audit `rows`, which are staged, and publish those of the sessions that pass; None if no session passes.
+
+    If another run of the same request replaces or drops the staging table meanwhile, the rows are staged again: both runs
+    publish the same bars, so either may continue.
+
+    Raises:
+        StagingChanged: that has happened on every attempt.
+    """
+    for attempt in range(STAGING_ATTEMPTS):
+        try:
+            progress.begin("check")
+            audit = check(warehouse, request)
+            progress.done(audit)
+            if not audit.passing:
+                return audit, None
+            progress.begin("promote")
+            published = promote(warehouse, request, audit)
+            progress.done(published)
+            return audit, published
+        except (NotStaged, StagingChanged) as exc:
+            if attempt == STAGING_ATTEMPTS - 1:
+                raise (_staging_dropped(warehouse.full_name(request.staging)) if isinstance(exc, NotStaged) else exc) from exc
+            log.debug("another run changed %s; staging the rows again", request.staging.name)
+            warehouse.stage(request.staging, rows)
+    raise AssertionError
 
 
 def show(warehouse: Warehouse, request: Request, part: str = "production", as_of: datetime | None = None) -> Rows:

@@ -28,10 +28,10 @@ READ_SECONDS = 30
 STATEMENT_SECONDS = 120
 """Without an answer from Databricks. A long statement is answered immediately, and then polled."""
 
-LOCK_SECONDS = 120
-"""Until another maang has finished its write to the local warehouse, which takes a fraction of a second."""
-SQLITE_SECONDS = 60
-"""Until another process has finished its write to the local catalog."""
+WAITING_SECONDS = 120
+"""One run, while other processes write to the same local warehouse. One write takes a fraction of a second."""
+ATTEMPT_SECONDS = 1
+"""One attempt to lock it; after the first one that fails, a line says what maang waits for."""
 
 COMMIT_ATTEMPTS = 10
 """How often a commit is computed, if another writer is faster each time."""

@@ -94,9 +94,12 @@ def status(warehouse: Warehouse, request: Request, now: datetime) -> Status:
 def _summary(warehouse: Warehouse, table: Table) -> TableSummary | None:
     try:
         row = warehouse.query(Query(sql.text("table_summary"), {"table": Read(table)})).to_pylist()[0]
-        size = warehouse.size(table)
     except TableMissing:
         return None
+    try:
+        size = warehouse.size(table)
+    except (TableMissing, MaangError):  # a detail, for which some warehouses need another right
+        size = Size(None, None)
     return TableSummary(warehouse.full_name(table), row["first"], row["last"], row["rows"], row["tickers"], size)
 
 

@@ -4,6 +4,7 @@ Types are those of the Iceberg specification (https://iceberg.apache.org/spec/#s
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -105,6 +106,17 @@ def staging(tickers: Iterable[str], sessions: Sequence[date]) -> Table:
     digest = hashlib.sha256("\n".join(sorted(tickers)).encode()).hexdigest()[:6]
     ends = dict.fromkeys(f"{day:%Y%m%d}" for day in (sessions[0], sessions[-1]))
     return Table("_".join([PRODUCTION.name, "staging", *ends, digest]), STAGING_COLUMNS)
+
+
+def is_staging(name: str) -> bool:
+    """Whether it is the name of a staging table, which `staging` gives. A user's own table may begin like one."""
+    if not re.fullmatch(rf"{PRODUCTION.name}_staging(_\d{{8}}){{1,2}}_[0-9a-f]{{6}}", name):
+        return False
+    try:
+        staged_sessions(Table(name, ()))
+    except ValueError:  # digits that are not a date
+        return False
+    return True
 
 
 def staged_sessions(table: Table) -> tuple[date, date]:

@@ -48,7 +48,8 @@ def test_every_check_passes(warehouse: str, polygon: PolygonServer, maang: Maang
     done = maang("doctor", "--json", "--warehouse", warehouse)
     assert done.code == 0, done.out
     own = {"volume": True, "gate": True} if warehouse == "databricks" else {}
-    assert passed(done) == {"warehouse": True, **own, "merge": True} | dict.fromkeys(("source", "key", "history", "clock"), True)
+    everywhere = dict.fromkeys(("warehouse", "tables", "merge", "source", "key", "history", "clock"), True)
+    assert passed(done) == everywhere | own
 
 
 def test_nothing_is_left_behind_on_databricks(maang: Maang, databricks: StandIn, polygon: PolygonServer) -> None:
@@ -77,6 +78,20 @@ def test_nothing_is_left_behind_on_this_machine(maang: Maang, home: Path) -> Non
     before = sorted(path for path in home.rglob("*") if path.is_dir())
     assert maang("doctor", *SAMPLE).code == 0
     assert sorted(path for path in home.rglob("*") if path.is_dir()) == before
+
+
+def test_tables_are_read(maang: Maang, home: Path) -> None:
+    assert maang("run-day", "--date", "2025-10-14", *SAMPLE).code == 0
+    done = maang("doctor", *SAMPLE, "--json")
+    [found] = [each["found"] for each in done.result["checks"] if each["name"] == "tables"]
+    name = "maang_sample.daily_stock_prices"
+    assert found == f"{name}: 5 rows, the newest of 2025-10-14; {name}_cumulative: 5 rows, the newest of 2025-10-14"
+    [data] = (home / "warehouse/maang_sample/daily_stock_prices_cumulative").rglob("*.parquet")
+    data.write_bytes(bytes(data.stat().st_size))
+    done = maang("doctor", *SAMPLE, "--json")
+    assert (done.code, passed(done)["tables"]) == (2, False)
+    assert str(data) in done.err
+    assert "maang backfill --refetch --date 2025-10-14" in done.err
 
 
 def test_nothing_is_written_before_the_schema_exists(maang: Maang) -> None:

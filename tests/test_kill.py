@@ -400,3 +400,42 @@ def test_stopped_run_ends_well_after_another_ran(
         # It waits for the lock if the stopped run has it.
         runs[quick] = runner.wait(other) if ended.code is None else ended
         must_end_well(runner, place, runs, after, f"asleep at {at}")
+
+
+# The commands that a day does not contain
+
+
+OTHER_COMMANDS: dict[str, tuple[Sequence[str], Sequence[Sequence[str]]]] = {
+    "init-tables": (["init-tables"], []),
+    "maintain": (["maintain"], [["run-day", "--date", str(day)] for day in (MONDAY, TUESDAY, WEDNESDAY)]),
+    "drop-staging": (["drop-staging", "--date", str(TUESDAY)], [["init-tables"], ["ingest", "--date", str(TUESDAY)]]),
+}
+"""Each with the commands that come before it."""
+
+
+@pytest.mark.parametrize("command", OTHER_COMMANDS)
+def test_other_killed_command_changes_no_row_and_the_same_command_finishes_it(
+    polygon: PolygonServer, runner: Runner, home: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    serve_bars(polygon, (MONDAY, TUESDAY, WEDNESDAY))
+    monkeypatch.setenv("MAANG_HOME", str(home))
+    monkeypatch.setenv("MAANG_TICKERS", ",".join(TICKERS))
+    argv, earlier = OTHER_COMMANDS[command]
+    place = Place(home)
+    for each in earlier:
+        assert runner.run(*each).code == 0
+    monkeypatch.setenv("MAANG_KEEP_SNAPSHOTS", "1")
+    place.keep()
+    before = values(place.tables()) if home.exists() else {name: [] for name in STAMPS}
+    total, *near_disk = runner.watch(*argv)
+    codes = []
+    for at in moments(total, near_disk, POINTS):
+        place.restore()
+        codes.append(runner.run(*argv, at=at).code)
+        what = f"{command} killed at {at}"
+        again = runner.run(*argv)
+        assert again.code == 0, f"{what}: {again.err}"
+        assert values(place.tables()) == before, what
+        must_be_clean(home, what)
+    assert set(codes) <= {-signal.SIGKILL, 0}
+    assert codes.count(-signal.SIGKILL) > len(codes) * 0.9

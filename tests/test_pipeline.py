@@ -5,6 +5,7 @@ No test knows which warehouse it runs on: to test another one, add its name to t
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +20,9 @@ import pytest
 
 from maang_cli import checks, pipeline
 from maang_cli.checks import AllowMissing
-from maang_cli.errors import ExitCode, GateRefused, OutOfOrder, SettingsError, WarehouseFailed
+from maang_cli.errors import ExitCode, GateRefused, OutOfOrder, SettingsError, StagingChanged, TableMismatch, WarehouseFailed
 from maang_cli.pipeline import DayRun, Request
+from maang_cli.retries import STAGING_ATTEMPTS
 from maang_cli.schemas import arrow_schema
 from maang_cli.sources import SOURCES
 from maang_cli.sources.base import Source
@@ -524,17 +526,42 @@ def test_staging_that_is_dropped_after_the_check_is_worth_a_retry(feed: Feed) ->
     race.assert_unchanged()
 
 
-@pytest.mark.parametrize("before", ["check", "promote"])
-def test_staging_that_is_dropped_during_run_day_is_worth_a_retry(before: str, feed: Feed) -> None:
-    race = Race(feed)
+def dropping(feed: Feed, before: str, times: int) -> Recorder:
+    """The progress of a day whose staging another run drops when a step begins, on so many attempts."""
+    attempts = itertools.count(1)
 
     def drop(step: str) -> None:
-        if step == before:
+        if step == before and next(attempts) <= times:
             feed.warehouse.drop(request_for().staging)
 
-    with pytest.raises(WarehouseFailed, match=race.message("dropped {} before it was published")):
-        pipeline.run_day(feed.source, feed.warehouse, request_for(), Recorder(drop))
+    return Recorder(drop)
+
+
+@pytest.mark.parametrize("before", ["check", "promote"])
+def test_staging_that_is_dropped_during_run_day_is_staged_again(before: str, feed: Feed) -> None:
+    done = pipeline.run_day(feed.source, feed.warehouse, request_for(), dropping(feed, before, 2))
+    assert done.published.replaced.inserted == len(TICKERS)
+    assert expected.by_key(feed.rows("production"), without="insertion_timestamp") == expected.production(
+        [bar(ticker, DAY) for ticker in TICKERS]
+    )
+
+
+def test_staging_that_is_dropped_on_every_attempt_is_worth_a_retry(feed: Feed) -> None:
+    race = Race(feed)
+    with pytest.raises(StagingChanged, match=race.message("dropped {} before it was published")):
+        pipeline.run_day(feed.source, feed.warehouse, request_for(), dropping(feed, "check", STAGING_ATTEMPTS))
     race.assert_unchanged()
+
+
+def test_failure_after_publishing_says_what_was_published(feed: Feed) -> None:
+    def drop(step: str) -> None:
+        if step == "cumulate":
+            feed.warehouse.drop(CUMULATIVE)
+
+    with pytest.raises(OutOfOrder, match=rf"there is no table .*; the bars of {DAY} were published before that$") as failed:
+        pipeline.run_day(feed.source, feed.warehouse, request_for(), Recorder(drop))
+    assert failed.value.exit_code == ExitCode.UNUSABLE
+    assert len(feed.rows("production")) == len(TICKERS)
 
 
 def test_staging_that_is_changed_and_restored_during_publishing_is_worth_a_retry(feed: Feed) -> None:
@@ -613,6 +640,28 @@ def test_init_tables_without_a_session_creates_no_staging(warehouse: Warehouse) 
     everything = pipeline.init_tables(warehouse, Request(TICKERS, ()))
     assert everything.created == ("the schema", warehouse.full_name(PRODUCTION), warehouse.full_name(CUMULATIVE))
     assert pipeline.init_tables(warehouse, request_for()).created == (warehouse.full_name(request_for().staging),)
+
+
+def test_init_tables_adds_a_nullable_column_that_an_older_table_lacks(feed: Feed) -> None:
+    older = replace(PRODUCTION, columns=tuple(column for column in PRODUCTION.columns if column.name != "vwap"))
+    pipeline.init_tables(feed.warehouse, request_for(), [pipeline.SCHEMA])
+    feed.warehouse.create(older)
+    done = pipeline.init_tables(feed.warehouse, Request(TICKERS, ()))
+    assert done.added == (f"{feed.warehouse.full_name(PRODUCTION)}.vwap",)
+    assert feed.warehouse.full_name(PRODUCTION) in done.present
+    assert pipeline.init_tables(feed.warehouse, Request(TICKERS, ())).added == ()
+    feed.load(request_for())
+    assert expected.by_key(feed.rows("production"), without="insertion_timestamp") == expected.production(
+        [bar(ticker, DAY) for ticker in TICKERS]
+    )
+
+
+def test_init_tables_adds_nothing_to_a_table_that_differs_in_another_way(warehouse: Warehouse) -> None:
+    columns = tuple(replace(column, type="STRING") if column.name == "close" else column for column in PRODUCTION.columns)
+    pipeline.init_tables(warehouse, request_for(), [pipeline.SCHEMA])
+    warehouse.create(replace(PRODUCTION, columns=tuple(column for column in columns if column.name != "vwap")))
+    with pytest.raises(TableMismatch, match=r"close is STRING, .* expected; vwap is missing"):
+        pipeline.init_tables(warehouse, Request(TICKERS, ()))
 
 
 def test_init_tables_keeps_existing_rows(feed: Feed) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any, cast
 
 import pytest
 
 from maang_cli import sessions
-from maang_cli.tables import Column, Table, staging
+from maang_cli.errors import WarehouseDenied
+from maang_cli.pipeline import Request
+from maang_cli.status import status as find_status
+from maang_cli.tables import PRODUCTION, Column, Table, staging
 from maang_cli.warehouses import WAREHOUSES
+from maang_cli.warehouses.base import Size, Warehouse
 from tests import settings
 from tests.conftest import Maang
 from tests.polygon_server import PolygonServer
@@ -91,3 +97,42 @@ def test_staging_table_with_other_columns_is_listed_as_unpublished(maang: Maang,
     warehouse.close()
     [found] = status(maang)["staging"]
     assert (found["rows"], found["published"], found["first"], found["last"]) == (0, False, str(DAYS[0]), str(DAYS[-1]))
+
+
+def test_users_own_table_with_a_similar_name_is_not_staging(maang: Maang, market_open: PolygonServer) -> None:
+    assert maang("backfill", *RANGE, *OURS).code == 0
+    for name in ("staging_backup", "staging_20251301_20251302_abcdef", "staging_20251001_backup"):
+        warehouse = WAREHOUSES["local"].open(settings.load(), "")
+        warehouse.create(Table(f"{PRODUCTION.name}_{name}", (Column("x", "DATE", "a date"),)))
+        warehouse.close()
+    assert status(maang)["staging"] == []
+    assert maang("backfill", "--refetch", *RANGE, *OURS).code == 0
+
+
+class Sizeless:
+    """A warehouse that can't say how much space a table takes."""
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._warehouse, name)
+
+    def size(self, table: Table) -> Size:
+        raise WarehouseDenied(f"no right to describe {table.name}")
+
+
+def test_table_whose_size_is_unavailable_is_still_shown(maang: Maang, market_open: PolygonServer) -> None:
+    assert maang("backfill", *RANGE, *OURS).code == 0
+    with closing(WAREHOUSES["local"].open(settings.load(), "")) as opened:
+        found = find_status(cast("Warehouse", Sizeless(opened)), Request(TICKERS, DAYS), datetime.now(UTC))
+    assert [(table.rows, table.size) for table in found.tables] == [(len(TICKERS) * len(DAYS), Size(None, None))] * 2
+
+
+def test_status_without_tables_has_no_empty_table(maang: Maang) -> None:
+    assert "snapshots" not in maang("status", *RANGE, *OURS).out
+
+
+def test_empty_table_has_no_first_session(maang: Maang) -> None:
+    assert maang("init-tables").code == 0
+    assert "None" not in maang("status", *RANGE, *OURS).out

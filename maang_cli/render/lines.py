@@ -18,7 +18,8 @@ def line(value: object) -> str:
 
 @line.register(Initialized)
 def _initialized(value: Initialized) -> str:
-    return f"created {', '.join(value.created)}" if value.created else ""
+    found = (("created", value.created), ("added the columns", value.added))
+    return "; ".join(f"{what} {', '.join(names)}" for what, names in found if names)
 
 
 @line.register(Ingested)

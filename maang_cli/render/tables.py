@@ -49,6 +49,8 @@ def people(value: object) -> Iterator[RenderableType]:
 def _initialized(value: Initialized) -> Iterator[RenderableType]:
     for name in value.created:
         yield f"created {escape(name)}"
+    for name in value.added:
+        yield f"added the column {escape(name)}"
     for name in value.present:
         yield f"{escape(name)} already exists"
 
@@ -187,11 +189,13 @@ def _status(value: Status) -> Iterator[str | Table]:
         snapshots = "?" if summary.size.snapshots is None else str(summary.size.snapshots)
         table.add_row(
             Text(summary.table),
-            *map(str, (summary.first, summary.last, summary.rows, summary.tickers)),
+            *("" if day is None else str(day) for day in (summary.first, summary.last)),
+            *map(str, (summary.rows, summary.tickers)),
             bytes_of(summary.size.bytes),
             snapshots,
         )
-    yield table
+    if value.tables:
+        yield table
     stored = "no sessions yet" if value.last_session is None else f"last session {value.last_session}"
     due = f"next due {value.next_due}: {final_at(value.next_due)}"
     yield escape(f"{stored}, last final session {value.last_final}, {due}")

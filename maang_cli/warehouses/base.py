@@ -144,6 +144,12 @@ class Warehouse(Protocol):
             TableMismatch: it exists with other columns; the message lists the differences. Extra nullable columns are fine.
         """
 
+    def add_columns(self, table: Table) -> tuple[str, ...]:
+        """Add the nullable columns that an older table lacks, without rewriting it; returns their names.
+
+        Nothing is changed if the table does not exist, or differs in another way too.
+        """
+
     @property
     def max_staged_rows(self) -> int | None:
         """How many rows one `stage` can take with the present settings; None: any number."""
@@ -170,6 +176,12 @@ class Warehouse(Protocol):
             GateFailed: `refuse_if` returned rows.
             TableMissing: the table, or one that is read, does not exist.
             CommitLost: another writer committed first, on every attempt.
+        """
+
+    def remove_unreadable(self, table: Table, sessions: Sequence[date], /) -> tuple[date, ...]:
+        """Remove those rows of the sessions that can't be read because a file is damaged, in one commit; returns their sessions.
+
+        The rows are then missing, so that they can be fetched again. Rows that can be read stay.
         """
 
     def drop(self, table: Table) -> bool:

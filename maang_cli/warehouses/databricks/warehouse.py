@@ -137,6 +137,17 @@ class DatabricksWarehouse:
                 hint="set --schema or MAANG_SCHEMA to catalog.schema, with a catalog of Unity Catalog",
             ) from exc
 
+    def add_columns(self, table: Table) -> tuple[str, ...]:
+        existing = self._seen if table.name in self._seen else self._look(table) or {}
+        found = existing.get(table.name)
+        lacking = [column for column in table.columns if not column.required and found and column.name not in found]
+        if not found or not lacking or differences(table, {c.name: c.type for c in (*found.values(), *lacking)}):
+            return ()
+        columns = ", ".join(f"{column.name} {column.type} COMMENT {text(column.comment)}" for column in lacking)
+        self.connection.run(f"ALTER TABLE {self.quoted(table)} ADD COLUMNS ({columns})")
+        found |= {column.name: column for column in lacking}
+        return tuple(column.name for column in lacking)
+
     @property
     def max_staged_rows(self) -> int | None:
         return SMALL if self.volume is None else None
@@ -227,6 +238,9 @@ class DatabricksWarehouse:
         if self.connection.rows_changed not in (None, changed):
             log.warning("%s: %d rows were changed, not %d", expected.table, self.connection.rows_changed, changed)
         return expected
+
+    def remove_unreadable(self, _table: Table, _sessions: Sequence[date], /) -> tuple[date, ...]:
+        return ()  # the platform looks after its files
 
     def drop(self, table: Table) -> bool:
         try:

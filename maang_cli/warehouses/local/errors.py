@@ -1,4 +1,7 @@
-"""Errors of the disk, SQLite, Arrow, DuckDB and PyIceberg, translated into ours at the local warehouse's edge."""
+"""Errors of the disk and of SQLite, translated into ours at the local warehouse's edge.
+
+Damage is not recognized here: `store.Store.reading` and the catalog look at the files (see `damage`). Everything else is a bug.
+"""
 
 import errno
 import os
@@ -9,30 +12,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
-from pydantic import ValidationError
-from pyiceberg.exceptions import ValidationError as IcebergValidationError
 
 from maang_cli.errors import MaangError, WarehouseDenied, WarehouseFailed
-
-# What the reader of a damaged catalog, metadata file, Avro file or Parquet file raises.
-_DAMAGE = (
-    sqlite3.Error,
-    ValidationError,
-    IcebergValidationError,
-    EOFError,
-    UnicodeDecodeError,
-    pa.ArrowException,
-)
 
 
 class FileGone(WarehouseFailed):
     """Another run has replaced or dropped a table that was just loaded: load it again."""
 
 
+class Damaged(WarehouseDenied):
+    """A file of the warehouse is missing or can't be read."""
+
+
 @contextmanager
 def translated(root: Path) -> Iterator[None]:
-    """Translates what these libraries raise inside the block."""
+    """Translates what the disk and SQLite raise inside the block."""
     try:
         yield
     except MaangError:
@@ -42,34 +36,38 @@ def translated(root: Path) -> Iterator[None]:
         raise _gone(root, exc) from exc
     except OSError as exc:
         raise _disk_error(root, exc) from exc
-    except sqlite3.OperationalError as exc:
-        said = str(exc)
-        if "unable to open" in said or "readonly" in said:
-            raise WarehouseDenied(f"{root}: {said}", hint="set MAANG_HOME to a folder that you can write to") from exc
-        raise WarehouseFailed(f"the catalog in {root}: {said}", hint="run the same command again") from exc
-    except duckdb.Error as exc:
-        if (ours := _duckdb_error(root, exc)) is None:
+    except sqlite3.Error as exc:
+        if (ours := _sqlite_error(root, exc)) is None:
             raise
         raise ours from exc
-    except _DAMAGE as exc:
-        raise _damaged(root, exc) from exc
-
-
-def _duckdb_error(root: Path, exc: duckdb.Error) -> MaangError | None:
-    """What DuckDB reports about a table's file; None for an error in our SQL."""
-    if isinstance(exc, duckdb.IOException):
+    except duckdb.IOException as exc:
         gone = "No files found" in str(exc) or "No such file" in str(exc)
-        return _gone(root, exc) if gone else _disk_error(root, OSError(_first_line(exc)))
-    # For a damaged file it raises these, or just the base class.
-    if type(exc) is duckdb.Error or isinstance(exc, duckdb.InvalidInputException | duckdb.SerializationException):
-        return _damaged(root, exc)
+        raise (_gone(root, exc) if gone else _disk_error(root, OSError(_first_line(exc)))) from exc
+
+
+def is_busy(exc: Exception) -> bool:
+    """Whether SQLite reports that another process has locked the file."""
+    return isinstance(exc, sqlite3.Error) and _sqlite_code(exc) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _sqlite_code(exc: sqlite3.Error) -> int:
+    """SQLite's own result code; 0 if the error is not SQLite's but that of its Python module."""
+    return getattr(exc, "sqlite_errorcode", 0) & 0xFF
+
+
+def _sqlite_error(root: Path, exc: sqlite3.Error) -> MaangError | None:
+    """What SQLite reports about its file; None for an error in our own statements."""
+    code = _sqlite_code(exc)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT):
+        return Damaged(f"the catalog in {root} is damaged: {exc}", hint=RESTORE)
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+        return WarehouseDenied(f"{root}: {exc}", hint="set MAANG_HOME to a folder that you can write to")
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL):
+        return WarehouseFailed(f"the catalog in {root}: {exc}", hint="check the disk, then run the same command again")
     return None
 
 
-def _damaged(root: Path, exc: object) -> WarehouseDenied:
-    return WarehouseDenied(
-        f"the warehouse in {root} is damaged: {_first_line(exc)}", hint="restore it, or set MAANG_HOME to another folder"
-    )
+RESTORE = "restore it from a backup, or set MAANG_HOME to another folder"
 
 
 def _gone(root: Path, exc: Exception) -> FileGone:

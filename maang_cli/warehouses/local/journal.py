@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
+import os
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyiceberg.exceptions import NoSuchTableError
 
 from maang_cli.errors import MaangError
+from maang_cli.warehouses.local import disk
 from maang_cli.warehouses.local.errors import translated
-from maang_cli.warehouses.local.retention import delete
+from maang_cli.warehouses.local.retention import reached
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
@@ -24,32 +26,43 @@ if TYPE_CHECKING:
 log = logging.getLogger("maang")
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A write to one table."""
+
+    schema: str
+    table: str
+    writer: uuid.UUID
+    """Part of the names of its new files."""
+    expired: tuple[str, ...] = ()
+    """The files to delete after the commit."""
+
+
 class Journal:
     """One entry, in a file of its own, for as long as something is being written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._entry: dict[str, str | Sequence[str]] = {}
+        self._entry: _Entry | None = None
 
     def begin(self, schema: str, table: str, writer: uuid.UUID) -> None:
         """A write to this table begins; `writer` is part of the names of its new files."""
-        self._entry = {"schema": schema, "table": table, "writer": str(writer), "metadata": "", "expired": []}
-        self._save()
+        self._save(_Entry(schema, table, writer))
 
-    def will_write(self, metadata: str) -> None:
-        """This metadata file, whose name PyIceberg chooses, is about to be written."""
-        self._entry["metadata"] = metadata
-        self._save()
+    def will_delete(self, expired: Sequence[Path]) -> None:
+        """These files are to be deleted after the commit of the present write."""
+        assert self._entry is not None  # noqa: S101 - it has begun
+        self._save(_Entry(self._entry.schema, self._entry.table, self._entry.writer, tuple(map(str, expired))))
 
-    def will_delete(self, expired: Sequence[str]) -> None:
-        """These files are to be deleted after the commit."""
-        self._entry["expired"] = expired
-        self._save()
-
-    def _save(self) -> None:
+    def _save(self, entry: _Entry) -> None:
+        self._entry = entry
         draft = self._path.with_suffix(".new")
-        draft.write_text(json.dumps(self._entry))
+        with draft.open("w") as file:
+            json.dump(vars(entry) | {"writer": str(entry.writer)}, file)
+            file.flush()
+            os.fsync(file.fileno())
         draft.replace(self._path)  # so that the journal is complete, or does not exist
+        disk.sync([], self._path.parent)
 
     def remove(self) -> None:
         """The write is done."""
@@ -58,38 +71,53 @@ class Journal:
     def clean_up(self, root: Path, catalog: LocalCatalog) -> None:
         """Remove the unreachable files of the writer that left the journal; without a journal there is nothing to do.
 
-        Only the holder of the lock may call this, so that writer is gone. Other writers' files stay.
+        Only the holder of the lock may call this, so that writer is gone. Other writers' files stay. The journal is not trusted:
+        whatever it says, only files in the named table's own folder that nothing needs are removed.
         """
         if not self._path.exists():
             return
-        try:
-            entry = json.loads(self._path.read_text())
-            folder = root / entry["schema"] / entry["table"]
-            writer, expired, own = str(entry["writer"]), list(entry["expired"]), Path(entry["metadata"]).name
-        except (ValueError, TypeError, KeyError):  # it is not in our format, so it says nothing
-            self.remove()
-            return
-        try:
-            with translated(root):
-                table = catalog.load_table((entry["schema"], entry["table"]))
-        except NoSuchTableError:
-            shutil.rmtree(folder, ignore_errors=True)
-        except MaangError:
-            log.warning("can't clean up after a killed write: %s.%s is damaged", entry["schema"], entry["table"])
-        else:
-            if any(writer in snapshot.manifest_list for snapshot in table.metadata.snapshots):
-                delete(expired)
-            else:
-                for path in folder.rglob(f"*{writer}*"):
-                    path.unlink(missing_ok=True)
-            _remove_metadata(folder / "metadata", table, own)
+        entry = _parse(self._path.read_bytes())
+        if entry is not None and _is_inside(folder := root / entry.schema / entry.table, root):
+            try:
+                with translated(root):
+                    table = catalog.load_table((entry.schema, entry.table))
+                    _remove_leftovers(entry, table, folder)
+            except NoSuchTableError:
+                if not catalog.points_into(folder):
+                    disk.delete_folder(folder)
+            except MaangError:
+                log.warning("can't clean up after a killed write: %s.%s is damaged", entry.schema, entry.table)
         self.remove()
 
 
-def _remove_metadata(folder: Path, table: Table, own: str) -> None:
-    """Remove metadata files that are older than the table's log, and the writer's `own` one if it was not committed."""
-    current = Path(table.metadata_location).name
-    known = {Path(entry.metadata_file).name for entry in table.metadata.metadata_log} | {current}
-    for path in folder.glob("*.metadata.json"):
-        if path.name not in known and (path.name < current or path.name == own):
-            path.unlink(missing_ok=True)
+def _parse(text: bytes) -> _Entry | None:
+    """A journal's entry; None if it is not in our format, so that it says nothing."""
+    try:
+        found = json.loads(text)
+        entry = _Entry(found["schema"], found["table"], uuid.UUID(found["writer"]), tuple(map(str, found["expired"])))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    names: tuple[object, ...] = (entry.schema, entry.table)
+    fine = all(isinstance(name, str) and name not in ("", "..") and name == Path(name).name for name in names)
+    return entry if fine else None
+
+
+def _is_inside(folder: Path, root: Path) -> bool:
+    """Whether a table's folder is where maang puts it, and not behind a link to another place."""
+    return folder.resolve() == root.resolve() / folder.parent.name / folder.name
+
+
+def _remove_leftovers(entry: _Entry, table: Table, folder: Path) -> None:
+    """Remove what the killed writer would have deleted, if it has committed; otherwise the files that it has written.
+
+    Remove older metadata files, too, that the table no longer lists.
+    """
+    listed = {table.metadata_location, *(each.metadata_file for each in table.metadata.metadata_log)}
+    found = [path for path, _ in disk.files(folder)]
+    if any(str(entry.writer) in location for location in listed):
+        doomed = {disk.path_of(path) for path in entry.expired}.intersection(found)
+    else:
+        doomed = {path for path in found if str(entry.writer) in path.name}
+    current = disk.path_of(table.metadata_location).name
+    doomed |= {path for path in found if path.name.endswith(".metadata.json") and path.name < current}
+    disk.delete(sorted(doomed - reached(table)) if doomed else [])

@@ -8,8 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
-from pathlib import Path
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -23,11 +22,13 @@ from pyiceberg.table.locations import load_location_provider
 from pyiceberg.typedef import Record
 
 from maang_cli.schemas import arrow_decimal
+from maang_cli.warehouses.local.disk import path_of
 from maang_cli.warehouses.local.pyiceberg_private import parquet_options
 
 if TYPE_CHECKING:
     from pyiceberg.table.metadata import TableMetadata
 
+EPOCH = date(1970, 1, 1)
 WRITERS = 2
 """How many files are written at the same time."""
 
@@ -58,7 +59,7 @@ class Writer:
     def _file(self, number: int, day: date | None, rows: pa.Table) -> DataFile:
         key = self._key(day)
         location = self._places.new_data_location(f"00000-{number}-{self._writer}.parquet", key)
-        path = Path(location.removeprefix("file://"))
+        path = path_of(location)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Prices rarely repeat: a dictionary makes such a file larger, and takes three times as long.
         # Arrow's own schema is left out: Parquet's is enough, and readers of Iceberg need not know decimal64.
@@ -84,6 +85,11 @@ class Writer:
             return None
         spec = self._metadata.spec()
         return PartitionKey([PartitionFieldValue(spec.fields[0], day)], spec, self._metadata.schema())
+
+
+def day_of(file: DataFile) -> date:
+    """A data file's partition, which Iceberg stores as days since 1970."""
+    return EPOCH + timedelta(days=file.partition[0])
 
 
 def _narrowed(field: pa.Field) -> pa.Field:

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from maang_cli.errors import WarehouseDenied
-from maang_cli.retries import SQLITE_SECONDS
+from maang_cli.retries import WAITING_SECONDS
 from maang_cli.settings import Settings
 from maang_cli.warehouses.base import Places
 
@@ -34,7 +34,7 @@ def _is_begun(catalog: Path) -> bool:
 
 def _metadata(catalog: Path) -> dict[str, str | None]:
     # Not read-only: SQLite may have to roll back what a killed writer left.
-    with closing(sqlite3.connect(f"file:{quote(str(catalog))}?mode=rw", uri=True, timeout=SQLITE_SECONDS)) as opened:
+    with closing(sqlite3.connect(f"file:{quote(str(catalog))}?mode=rw", uri=True, timeout=WAITING_SECONDS)) as opened:
         opened.row_factory = sqlite3.Row
         # The rows of `catalog.LocalCatalog`; other engines' catalogs and views may be in the same file.
         found = opened.execute("SELECT * FROM iceberg_tables WHERE catalog_name = 'maang' ORDER BY table_namespace, table_name")

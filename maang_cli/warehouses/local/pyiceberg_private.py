@@ -12,6 +12,8 @@ from pyiceberg.io.pyarrow import _get_parquet_writer_kwargs
 from pyiceberg.table import Table, Transaction
 from pyiceberg.utils.concurrent import ExecutorFactory
 
+from maang_cli.warehouses.local import disk
+
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
     from pyiceberg.io import FileIO
@@ -30,12 +32,10 @@ class CommitTarget:
         return False
 
     @staticmethod
-    def _delete_old_metadata(io: FileIO, base: TableMetadata, metadata: TableMetadata) -> None:
+    def _delete_old_metadata(_io: FileIO, base: TableMetadata, metadata: TableMetadata) -> None:
         """After a commit: delete the metadata files that the table's log no longer lists."""
         listed = {entry.metadata_file for entry in metadata.metadata_log}
-        for entry in base.metadata_log:
-            if entry.metadata_file not in listed:
-                io.delete(entry.metadata_file)
+        disk.delete(disk.path_of(entry.metadata_file) for entry in base.metadata_log if entry.metadata_file not in listed)
 
 
 class LeanTable(Table):
@@ -57,9 +57,9 @@ class _Transaction(Transaction):
         return self._state[2]
 
 
-def io_of(transaction: Transaction) -> FileIO:
-    """How the transaction's table reads and writes files."""
-    return transaction._table.io
+def table_of(transaction: Transaction) -> Table:
+    """The table that the transaction changes."""
+    return transaction._table
 
 
 def parquet_options(metadata: TableMetadata) -> dict[str, Any]:

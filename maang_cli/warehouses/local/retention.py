@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from pyiceberg.manifest import ManifestEntryStatus
 from pyiceberg.table.refs import MAIN_BRANCH
 
-from maang_cli.warehouses.local.pyiceberg_private import io_of
+from maang_cli.warehouses.local import disk
+from maang_cli.warehouses.local.errors import RESTORE, Damaged
+from maang_cli.warehouses.local.pyiceberg_private import table_of
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import ManifestFile
@@ -45,41 +47,52 @@ def expired(metadata: TableMetadata, keep: Retention) -> list[int]:
     return [snapshot.snapshot_id for snapshot in past[: max(too_many, too_old)] if snapshot.snapshot_id not in named]
 
 
-def orphans(folder: Path, table: Table) -> list[str]:
-    """Old files in a table's folder that none of its snapshots reaches."""
-    reached = {table.metadata_location, *(entry.metadata_file for entry in table.metadata.metadata_log)}
-    reached |= {file.statistics_path for file in table.metadata.statistics}
+def reached(table: Table) -> set[Path]:
+    """The files that a table needs: its metadata files, and what the snapshots in the newest one reach.
+
+    Raises:
+        Damaged: one of its manifests can't be read.
+    """
+    found = {table.metadata_location, *(entry.metadata_file for entry in table.metadata.metadata_log)}
+    found |= {file.statistics_path for file in (*table.metadata.statistics, *table.metadata.partition_statistics)}
     manifests: dict[str, ManifestFile] = {}
-    for snapshot in table.metadata.snapshots:
-        reached.add(snapshot.manifest_list)
-        manifests |= {manifest.manifest_path: manifest for manifest in snapshot.manifests(table.io)}
-    for path, manifest in manifests.items():
-        reached.add(path)
-        reached |= {entry.data_file.file_path for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=False)}
-    names = {location.removeprefix("file://") for location in reached}
+    try:
+        for snapshot in table.metadata.snapshots:
+            found.add(snapshot.manifest_list)
+            manifests |= {manifest.manifest_path: manifest for manifest in snapshot.manifests(table.io)}
+        for path, manifest in manifests.items():
+            found.add(path)
+            found |= {entry.data_file.file_path for entry in manifest.fetch_manifest_entry(table.io)}
+    except OSError:
+        raise
+    except Exception as exc:  # whatever a reader raises for damaged bytes
+        raise Damaged(f"a manifest of {'.'.join(table.name())} can't be read: {exc}", hint=RESTORE) from exc
+    return set(map(disk.path_of, found))
+
+
+def orphans(folder: Path, table: Table) -> list[Path]:
+    """Old files in a table's folder that none of its snapshots reaches."""
+    needed = reached(table)
     before = time.time() - ORPHAN_SECONDS
     return [
-        str(path)
-        for path in folder.rglob("*")
-        if path.suffix in _WRITTEN and str(path) not in names and path.stat().st_mtime < before
+        path for path, found in disk.files(folder) if path.suffix in _WRITTEN and path not in needed and found.st_mtime < before
     ]
 
 
-def only_reached_by(snapshots: Sequence[int], transaction: Transaction) -> list[str]:
+def only_reached_by(snapshots: Sequence[int], transaction: Transaction) -> list[Path]:
     """The files that only these snapshots, the oldest ones, reach.
 
     A manifest or data file that a snapshot has and its child lacks never comes back, so comparing two neighbours is enough. This
     takes a single line of descent: a table with tags or branches, or one that was rolled back, keeps its files.
     """
-    metadata, io = transaction.table_metadata, io_of(transaction)
+    metadata, io = transaction.table_metadata, table_of(transaction).io
     if set(metadata.refs) != {MAIN_BRANCH} or not _is_one_line(metadata):
         return []
+    past = {snapshot.snapshot_id: snapshot for snapshot in metadata.snapshots}
     children = {snapshot.parent_snapshot_id: snapshot for snapshot in metadata.snapshots}
     files: list[str] = []
     for number in snapshots:
-        old, child = metadata.snapshot_by_id(number), children.get(number)
-        if old is None or child is None:
-            continue
+        old, child = past[number], children[number]
         kept = {manifest.manifest_path: manifest for manifest in child.manifests(io)}
         files += [manifest.manifest_path for manifest in old.manifests(io) if manifest.manifest_path not in kept]
         files.append(old.manifest_list)
@@ -87,7 +100,7 @@ def only_reached_by(snapshots: Sequence[int], transaction: Transaction) -> list[
             if manifest.added_snapshot_id == child.snapshot_id and manifest.deleted_files_count:
                 entries = manifest.fetch_manifest_entry(io, discard_deleted=False)
                 files += [entry.data_file.file_path for entry in entries if entry.status == ManifestEntryStatus.DELETED]
-    return files
+    return list(map(disk.path_of, files))
 
 
 def _is_one_line(metadata: TableMetadata) -> bool:
@@ -97,9 +110,3 @@ def _is_one_line(metadata: TableMetadata) -> bool:
     while number in parents:
         number, length = parents[number], length + 1
     return length == len(parents)
-
-
-def delete(locations: Iterable[str]) -> None:
-    """Remove these files of the warehouse; those that don't exist are no error."""
-    for location in locations:
-        Path(location.removeprefix("file://")).unlink(missing_ok=True)

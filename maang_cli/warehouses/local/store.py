@@ -10,28 +10,29 @@ Layout, under one folder:
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from pyiceberg import exceptions
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
+from pyiceberg.table import StagedTable
 from pyiceberg.table.update.snapshot import ExpireSnapshots
 from pyiceberg.transforms import IdentityTransform
 
-from maang_cli.errors import WarehouseDenied, WarehouseFailed
-from maang_cli.retries import LOCK_SECONDS
+from maang_cli.errors import MaangError, WarehouseDenied
 from maang_cli.schemas import iceberg_schema
-from maang_cli.tables import Table
-from maang_cli.warehouses.local import parquet, retention
+from maang_cli.tables import Column, Table, is_staging, staged_sessions
+from maang_cli.warehouses.local import damage, disk, parquet, retention
 from maang_cli.warehouses.local.catalog import LocalCatalog
-from maang_cli.warehouses.local.errors import translated
+from maang_cli.warehouses.local.errors import RESTORE, Damaged, FileGone, translated
 from maang_cli.warehouses.local.journal import Journal
-from maang_cli.warehouses.local.pyiceberg_private import wait_for_threads
+from maang_cli.warehouses.local.pyiceberg_private import table_of, wait_for_threads
+from maang_cli.warehouses.local.waiting import Waiting
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,10 +75,10 @@ class Store:
 
     Raises:
         WarehouseDenied: the folder or its catalog can't be used.
-        WarehouseFailed: the disk is full, or another writer has held the lock for too long.
+        WarehouseFailed: the disk is full, or other processes have kept this one waiting for too long.
     """
 
-    def __init__(self, root: Path, schema: str, keep: retention.Retention) -> None:
+    def __init__(self, root: Path, schema: str, keep: retention.Retention, waiting: Waiting) -> None:
         if found := sorted(set("#?") & set(str(root))):
             raise WarehouseDenied(
                 f"{root}: PyIceberg can't use a folder with {' or '.join(found)} in its path",
@@ -86,21 +87,22 @@ class Store:
         self.root = root
         self.schema = schema
         self._keep = keep
+        self._waiting = waiting
         self._journal = Journal(root / "journal.json")
         with translated(root):
             try:
-                root.mkdir(parents=True, exist_ok=True)
+                disk.make_folder(root)
             except FileNotFoundError as exc:  # /proc raises this; elsewhere it means that a table's file is gone
                 hint = "set MAANG_HOME to a folder that you can write to"
                 raise WarehouseDenied(f"{root} can't be created", hint=hint) from exc
-            self._lock = FileLock(root / "writer.lock", timeout=LOCK_SECONDS)
+            self._lock = FileLock(root / "writer.lock")
             catalog = root / "catalog.db"
             if not (catalog.exists() and catalog.stat().st_size) and any(root.glob("*/*/metadata/*.metadata.json")):
                 raise WarehouseDenied(
                     f"{catalog} is gone, but tables are beside it: a new catalog would not list them",
                     hint=f"restore {catalog}, or set MAANG_HOME to another folder",
                 )
-            self.catalog = LocalCatalog(catalog, self._journal.will_write)
+            self.catalog = LocalCatalog(catalog, waiting)
 
     def close(self) -> None:
         self.catalog.close()
@@ -117,9 +119,28 @@ class Store:
         """Remove a killed writer's leftovers, for a run that may have nothing to write. A running writer is not disturbed."""
         with translated(self.root), suppress(Timeout), self._lock.acquire(timeout=0):
             self._journal.clean_up(self.root, self.catalog)
+            self._delete_dropped()
+
+    def _delete_dropped(self) -> None:
+        """Remove the folders of staging tables that were dropped, if that failed; under the lock."""
+        folder = self.root / self.schema
+        found = [path for path in folder.iterdir() if is_staging(path.name)] if folder.is_dir() else []
+        known = self.catalog.locations(self.schema) if found else {}
+        for path in found:
+            if path.name not in known and not self.catalog.points_into(path):
+                disk.delete_folder(path)
+
+    def exists(self, name: str) -> bool:
+        """Whether the catalog has the table, even if it can't be read."""
+        with translated(self.root):
+            return name in self.catalog.locations(self.schema)
 
     def load(self, name: str) -> IcebergTable | None:
-        """The table as it is now; None if it does not exist."""
+        """The table as it is now; None if it does not exist.
+
+        Raises:
+            Damaged: its metadata can't be read.
+        """
         with translated(self.root):
             try:
                 return self.catalog.load_table((self.schema, name))
@@ -147,7 +168,51 @@ class Store:
         except _LOST as exc:
             raise Overtaken from exc
 
-    def commit(self, transaction: Transaction, old: Sequence[DataFile], rows: pa.Table, writer: uuid.UUID) -> None:
+    def add_columns(self, table: IcebergTable, columns: Sequence[Column]) -> None:
+        """Add nullable columns to a table, in one commit and without rewriting a file; under `writing`.
+
+        Raises:
+            Overtaken: another writer has changed the table.
+        """
+        transaction = table.transaction()
+        with transaction.update_schema() as update:
+            for field in iceberg_schema(columns).fields:
+                update.add_column(field.name, field.field_type, field.doc)
+        try:
+            transaction.commit_transaction()
+        except _LOST as exc:
+            raise Overtaken from exc
+
+    @contextmanager
+    def reading(self, *reads: tuple[IcebergTable, Sequence[DataFile]]) -> Iterator[None]:
+        """Reads the manifests of tables, and these data files of each. If that fails, the files tell why.
+
+        Raises:
+            FileGone: another run has changed the table meanwhile, or it is again as before a power cut: load it again.
+            Damaged: a file can't be read.
+        """
+        try:
+            yield
+        except MaangError:
+            raise
+        except Exception:  # if no file is to blame, it is the disk's failure or a bug
+            for table, files in reads:
+                self._examine(table, files)
+            raise
+
+    def _examine(self, table: IcebergTable, files: Sequence[DataFile]) -> None:
+        name = table.name()
+        if self.catalog.location(name) != table.metadata_location:
+            raise FileGone(f"another run has changed {'.'.join(name)}", hint="run the same command again")
+        if (found := damage.unreadable_manifest(table.metadata, table.io)) is not None:
+            if self.catalog.go_back(name, table.metadata_location):
+                raise FileGone(found, hint="run the same command again")
+            raise Damaged(found, hint=RESTORE)
+        if unreadable := damage.unreadable_data(files):
+            more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+            raise Damaged(unreadable[0][1] + more, hint=_fetch_again(table, [file for file, _ in unreadable]))
+
+    def commit(self, transaction: Transaction, old: Sequence[DataFile], rows: pa.Table | None, writer: uuid.UUID) -> None:
         """Replace the `old` files with `rows`: one commit, one snapshot; under `writing`, whose id is `writer`.
 
         Raises:
@@ -159,17 +224,21 @@ class Store:
         producer.commit_uuid = writer
         for file in old:
             producer.delete_data_file(file)
-        for file in parquet.Writer(transaction.table_metadata, writer).write(rows):
+        new = parquet.Writer(transaction.table_metadata, writer).write(rows) if rows is not None else []
+        disk.sync((disk.path_of(file.file_path) for file in new), self.root)
+        for file in new:
             producer.append_data_file(file)
+        table = table_of(transaction)
         try:
-            producer.commit()
-            unreachable, _ = self._expire(transaction)
+            with self.reading(*([] if isinstance(table, StagedTable) else [(table, [])])):
+                producer.commit()
+                unreachable, _ = self._expire(transaction)
             transaction.commit_transaction()
         except _LOST as exc:
             raise Overtaken from exc
-        retention.delete(unreachable)
+        disk.delete(unreachable)
 
-    def _expire(self, transaction: Transaction) -> tuple[list[str], int]:
+    def _expire(self, transaction: Transaction) -> tuple[list[Path], int]:
         """Expire old snapshots with the transaction; returns the files to delete after the commit, and how many expired."""
         expired = retention.expired(transaction.table_metadata, self._keep)
         if not expired:
@@ -187,10 +256,10 @@ class Store:
     def bytes(self, name: str) -> int:
         """How much space a table's files take."""
         with translated(self.root):
-            return sum(path.stat().st_size for path in self._folder(name).rglob("*") if path.is_file())
+            return sum(found.st_size for _, found in disk.files(self._folder(name)))
 
-    def clean_up(self, name: str) -> tuple[int, int]:
-        """Expire a table's old snapshots, and remove unreachable files; returns how many of both.
+    def clean_up(self, name: str) -> tuple[int, int, int]:
+        """Expire a table's old snapshots, and remove unreachable files; returns how many of both, and how many bytes.
 
         maang writes nothing meanwhile. Another engine may still commit files of the last day, so they stay.
 
@@ -198,27 +267,30 @@ class Store:
             Overtaken: another engine has committed to the table.
         """
         with self.writing(name):
+            self._delete_dropped()
             table = self.load(name)
             if table is None:
-                return 0, 0
+                return 0, 0, 0
+            before = self.bytes(name)
             transaction = table.transaction()
             try:
-                unreachable, snapshots = self._expire(transaction)
+                with self.reading((table, [])):
+                    unreachable, snapshots = self._expire(transaction)
                 if snapshots:
                     transaction.commit_transaction()
             except _LOST as exc:
                 raise Overtaken from exc
-            retention.delete(unreachable)
+            disk.delete(unreachable)
             table.refresh()
             orphans = retention.orphans(self._folder(name), table)
-            retention.delete(orphans)
-            return snapshots, len(unreachable) + len(orphans)
+            disk.delete(orphans)
+            return snapshots, len(unreachable) + len(orphans), max(before - self.bytes(name), 0)
 
     def remove(self, name: str) -> bool:
         """Remove a table from the catalog, then its folder; under `writing`. False if it did not exist."""
         if not self.catalog.drop_table((self.schema, name)):
             return False
-        shutil.rmtree(self._folder(name), ignore_errors=True)
+        disk.delete_folder(self._folder(name))
         return True
 
     def _folder(self, name: str) -> Path:
@@ -235,6 +307,7 @@ class Store:
             writer = uuid.uuid4()
             self._journal.clean_up(self.root, self.catalog)
             self._journal.begin(self.schema, name, writer)
+            self.catalog.writer = writer
             try:
                 yield writer
             except BaseException as exc:
@@ -246,14 +319,28 @@ class Store:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        try:
-            self._lock.acquire()
-        except Timeout as exc:
-            raise WarehouseFailed(
-                f"another maang has been writing to {self.root} for over {LOCK_SECONDS} s",
-                hint="wait until it has ended, then run the same command again",
-            ) from exc
+        self._waiting.until(
+            lambda: self._lock.acquire(timeout=self._waiting.attempt_seconds),
+            lambda exc: isinstance(exc, Timeout),
+            f"another maang is writing to {self.root}",
+        )
         try:
             yield
         finally:
             self._lock.release()
+
+
+def _fetch_again(table: IcebergTable, files: Sequence[DataFile]) -> str:
+    """How a person replaces these data files, which can't be read."""
+    name = table.name()[-1]
+    if is_staging(name):
+        first, last = staged_sessions(Table(name, ()))
+        return f"fetch it again: maang ingest {_span(first, last)}{{flags}}"
+    if table.spec().is_unpartitioned():
+        return RESTORE
+    days = sorted(map(parquet.day_of, files))
+    return f"fetch them again: maang backfill --refetch {_span(days[0], days[-1])}{{flags}}"
+
+
+def _span(first: date, last: date) -> str:
+    return f"--date {first}" if first == last else f"--from {first} --to {last}"

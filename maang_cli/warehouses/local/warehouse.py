@@ -6,7 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,16 +21,19 @@ from pyiceberg.io.pyarrow import ArrowScan
 
 from maang_cli import sql
 from maang_cli.errors import CommitLost, SettingsError
-from maang_cli.retries import COMMIT_ATTEMPTS
+from maang_cli.retries import COMMIT_ATTEMPTS, WAITING_SECONDS
 from maang_cli.schemas import arrow_schema
 from maang_cli.settings import Settings
-from maang_cli.tables import Table, differences
+from maang_cli.tables import Column, Table, differences
 from maang_cli.warehouses.base import Cleanup, GateFailed, Query, Read, Replaced, Size, TableMissing, commit_lost, table_mismatch
+from maang_cli.warehouses.local import damage, disk
 from maang_cli.warehouses.local import settings as local_settings
-from maang_cli.warehouses.local.errors import FileGone, translated
+from maang_cli.warehouses.local.errors import Damaged, FileGone, translated
 from maang_cli.warehouses.local.merge import OUTCOME, Existing, merge
+from maang_cli.warehouses.local.parquet import day_of
 from maang_cli.warehouses.local.retention import Retention
 from maang_cli.warehouses.local.store import Overtaken, Store
+from maang_cli.warehouses.local.waiting import Waiting
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile
@@ -38,7 +42,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maang")
 
-EPOCH = date(1970, 1, 1)
 DUCKDB: dict[str, str | bool | int | float | list[str]] = {
     # DuckDB would otherwise look for extensions on the network.
     "autoinstall_known_extensions": "false",
@@ -50,11 +53,20 @@ NAME_MAPPING = "schema.name-mapping.default"
 """A table with this property may have files without field ids."""
 
 
-class LocalWarehouse:
-    """The tables of one schema under `home`; see `store` for the layout."""
+@dataclass(frozen=True)
+class _Relations:
+    """What a query reads."""
 
-    def __init__(self, home: Path, schema: str, retention: Retention) -> None:
-        self._store = Store(home / "warehouse", schema, retention)
+    names: dict[str, str]
+    """What DuckDB knows its placeholders by."""
+    files: list[tuple[IcebergTable, list[DataFile]]]
+
+
+class LocalWarehouse:
+    """The tables of one schema under `home`; see `store` for the layout. `waiting`: seconds for other processes, in all."""
+
+    def __init__(self, home: Path, schema: str, retention: Retention, waiting: float = WAITING_SECONDS) -> None:
+        self._store = Store(home / "warehouse", schema, retention, Waiting(waiting))
         self._duckdb = duckdb.connect(config=DUCKDB)
 
     def full_name(self, table: Table) -> str:
@@ -87,6 +99,19 @@ class LocalWarehouse:
         self._must(table)  # it existed, or another writer was faster: its columns must fit
         return False
 
+    def add_columns(self, table: Table) -> tuple[str, ...]:
+        for _ in range(COMMIT_ATTEMPTS):
+            found = self._store.load(table.name)
+            lacking = _lacking(table, found) if found else []
+            if not lacking:
+                return ()
+            with suppress(Overtaken), self._store.writing(table.name):
+                found = self._must_exist(table)
+                if lacking := _lacking(table, found):
+                    self._store.add_columns(found, lacking)
+                return tuple(column.name for column in lacking)
+        raise commit_lost(self.full_name(table), COMMIT_ATTEMPTS)
+
     max_staged_rows = None
 
     def stage(self, table: Table, rows: pa.Table) -> None:
@@ -100,16 +125,24 @@ class LocalWarehouse:
 
     def _stage(self, table: Table, rows: pa.Table) -> None:
         with self._store.writing(table.name) as writer:
-            target = self._store.load(table.name)
-            if target is not None and _mismatch(table, target):
-                self._store.remove(table.name)  # another version has left it, and only maang uses staging
-                target = None
+            target, old = self._staged(table)
             if target is None:
+                self._store.remove(table.name)
                 self._store.create_schema()
                 self._store.commit(self._store.creation(table), [], rows, writer)
             else:
-                old = [task.file for task in target.scan().plan_files()]
                 self._store.commit(target.transaction(), old, rows, writer)
+
+    def _staged(self, table: Table) -> tuple[IcebergTable | None, list[DataFile]]:
+        """A staging table and its files; None if it does not exist, or is of no use: only maang uses staging."""
+        try:
+            found = self._store.load(table.name)
+            if found is None or _mismatch(table, found):  # another version has left it
+                return None, []
+            with self._store.reading((found, [])):
+                return found, [task.file for task in found.scan().plan_files()]
+        except (Damaged, FileGone):
+            return None, []
 
     def query(self, query: Query) -> pa.Table:
         for _ in range(COMMIT_ATTEMPTS):
@@ -119,7 +152,9 @@ class LocalWarehouse:
 
     def _query(self, query: Query) -> pa.Table:
         with translated(self._store.root):
-            return self._run(query, self._relations(query))
+            relations = self._relations(query)
+            with self._store.reading(*relations.files):
+                return self._run(query, relations.names)
 
     def replace(self, table: Table, query: Query, sessions: Sequence[date], refuse_if: Query | None = None) -> Replaced:
         for _ in range(COMMIT_ATTEMPTS):
@@ -128,14 +163,16 @@ class LocalWarehouse:
                     # The target first: what is read later is at least as new, so a stale result can't be committed.
                     target = self._must(table)
                     relations = self._relations(query, refuse_if)
-                    if refuse_if is not None and self._run(refuse_if, relations).num_rows:
+                    with self._store.reading(*relations.files):
+                        refused = refuse_if is not None and self._run(refuse_if, relations.names).num_rows
+                        new = self._run(query, relations.names) if not refused else None
+                    if new is None:
                         raise GateFailed
-                    new = self._run(query, relations).cast(arrow_schema(table.value_columns))
-                    existing, tasks = _partitions(table, target, set(sessions))
-                    merged = merge(table, existing, new, query.tickers, self._run_on)
+                    existing, tasks = self._partitions(table, target, set(sessions))
+                    merged = merge(table, existing, new.cast(arrow_schema(table.value_columns)), query.tickers, self._run_on)
                     if days := _changed_days(merged):
                         rows = _published(merged, days).drop_columns(OUTCOME)
-                        old_files = [task.file for task in tasks if _day_of(task.file) in days]
+                        old_files = [task.file for task in tasks if day_of(task.file) in days]
                         self._store.commit(target.transaction(), old_files, rows, writer)
                     return self._counts(table, merged)
             except Overtaken:
@@ -144,8 +181,21 @@ class LocalWarehouse:
                 log.debug("%s; computing it again", exc.message)
         raise commit_lost(self.full_name(table), COMMIT_ATTEMPTS)
 
+    def remove_unreadable(self, table: Table, sessions: Sequence[date]) -> tuple[date, ...]:
+        if not self._store.exists(table.name):
+            return ()
+        for _ in range(COMMIT_ATTEMPTS):
+            with suppress(Overtaken, FileGone), self._store.writing(table.name) as writer:
+                found = self._must(table)
+                files = [task.file for task in self._tasks(found, set(sessions))]
+                unreadable = [file for file, _ in damage.unreadable_data(files)]
+                if unreadable:
+                    self._store.commit(found.transaction(), unreadable, None, writer)
+                return tuple(sorted(set(map(day_of, unreadable))))
+        raise commit_lost(self.full_name(table), COMMIT_ATTEMPTS)
+
     def drop(self, table: Table) -> bool:
-        if self._store.load(table.name) is None:
+        if not self._store.exists(table.name):
             return False
         with self._store.writing(table.name):
             return self._store.remove(table.name)
@@ -154,22 +204,18 @@ class LocalWarehouse:
         return self._store.names()
 
     def size(self, table: Table) -> Size:
-        found = self._store.load(table.name)
-        if found is None:
-            raise TableMissing(table)
+        found = self._must_exist(table)
         return Size(self._store.bytes(table.name), len(found.metadata.snapshots))
 
     def maintain(self) -> tuple[Cleanup, ...]:
         return tuple(self._clean_up(name) for name in self.tables())
 
     def _clean_up(self, name: str) -> Cleanup:
-        before = self._store.bytes(name)
         for _ in range(COMMIT_ATTEMPTS):
             try:
-                snapshots, files = self._store.clean_up(name)
-            except Overtaken:
+                return Cleanup(f"{self._store.schema}.{name}", *self._store.clean_up(name))
+            except (Overtaken, FileGone):
                 continue
-            return Cleanup(f"{self._store.schema}.{name}", snapshots, files, max(before - self._store.bytes(name), 0))
         raise CommitLost(f"other writers change {self._store.schema}.{name} all the time", hint="run the same command again")
 
     def cancel(self) -> None:
@@ -180,10 +226,14 @@ class LocalWarehouse:
         self._store.close()
 
     def _must(self, table: Table) -> IcebergTable:
+        found = self._must_exist(table)
+        self._must_fit(table, found)
+        return found
+
+    def _must_exist(self, table: Table) -> IcebergTable:
         found = self._store.load(table.name)
         if found is None:
             raise TableMissing(table)
-        self._must_fit(table, found)
         return found
 
     def _must_fit(self, table: Table, found: IcebergTable) -> None:
@@ -196,12 +246,15 @@ class LocalWarehouse:
         log.debug("query on %s: %d rows, %.3f s", ", ".join(query.reads), result.num_rows, time.monotonic() - started)
         return result
 
-    def _relations(self, query: Query, refuse_if: Query | None = None) -> dict[str, str]:
-        """What DuckDB knows the queries' placeholders by."""
+    def _relations(self, query: Query, refuse_if: Query | None = None) -> _Relations:
         reads = dict(query.reads) | (dict(refuse_if.reads) if refuse_if else {})
         # A relation: DuckDB takes a third of a second to parse a list of 11,000 literals.
         tickers = self._register("tickers", pa.table({"ticker": pa.array(query.tickers, pa.string())}))
-        return {"tickers": tickers} | {name: self._relation(name, read) for name, read in reads.items()}
+        relations = _Relations({"tickers": tickers}, [])
+        for name, read in reads.items():
+            relations.names[name], files = self._relation(name, read)
+            relations.files.append(files)
+        return relations
 
     def _register(self, name: str, rows: pa.Table) -> str:
         """The name by which DuckDB knows `rows`."""
@@ -209,23 +262,27 @@ class LocalWarehouse:
         self._duckdb.register(known, rows)
         return known
 
-    def _relation(self, name: str, read: Read) -> str:
-        """`read` in DuckDB's SQL: its Parquet files, of which DuckDB reads only the columns that it needs."""
+    def _relation(self, name: str, read: Read) -> tuple[str, tuple[IcebergTable, list[DataFile]]]:
+        """`read` in DuckDB's SQL: its Parquet files, of which DuckDB reads only the columns that it needs; and these files."""
         table = self._must(read.table)
         which = AlwaysTrue() if read.sessions is None else _from_to(*read.sessions)
         scan = table.scan(which, snapshot_id=self._snapshot(read, table))
-        tasks = list(scan.plan_files())
-        paths = [task.file.file_path.removeprefix("file://") for task in tasks]
+        with self._store.reading((table, [])):
+            tasks = list(scan.plan_files())
+        files = table, [task.file for task in tasks]
+        paths = [str(disk.path_of(file.file_path)) for file in files[1]]
         odd = any(task.delete_files for task in tasks) or set("*?[") & set("".join(paths)) or NAME_MAPPING in table.properties
         if not paths or odd:
-            return self._register(name, scan.to_arrow())
+            with self._store.reading(files):
+                return self._register(name, scan.to_arrow()), files
         # By field id, as Iceberg requires: a column may have been renamed after a file was written.
         columns = ", ".join(
             f"{table.schema().find_field(column.name).field_id}: "
             f"{{name: '{column.name}', type: '{_duckdb_type(column.type)}', default_value: NULL}}"
             for column in read.table.columns
         )
-        return f"read_parquet([{', '.join(map(_literal, paths))}], schema = MAP {{{columns}}}, hive_partitioning = false)"
+        text = f"read_parquet([{', '.join(map(_literal, paths))}], schema = MAP {{{columns}}}, hive_partitioning = false)"
+        return text, files
 
     def _snapshot(self, read: Read, table: IcebergTable) -> int | None:
         if read.as_of is None:
@@ -239,6 +296,26 @@ class LocalWarehouse:
             f"{self.full_name(read.table)} has no history as of {read.as_of.isoformat()}",
             hint=f"its oldest snapshot is from {since}; give --as-of a later time",
         )
+
+    def _tasks(self, found: IcebergTable, days: set[date]) -> list[FileScanTask]:
+        """The files of these partitions."""
+        # By the first and last date: PyIceberg would compare each file with each of a thousand dates.
+        scan = found.scan(_from_to(min(days), max(days)))
+        with self._store.reading((found, [])):
+            return [task for task in scan.plan_files() if day_of(task.file) in days]
+
+    def _partitions(self, table: Table, found: IcebergTable, days: set[date]) -> tuple[Existing, list[FileScanTask]]:
+        """The rows of these partitions with all columns, and their files."""
+        tasks = self._tasks(found, days)
+
+        def read(names: Iterable[str]) -> pa.Table:
+            schema = found.scan(selected_fields=tuple(names)).projection()
+            with self._store.reading((found, [task.file for task in tasks])):
+                return ArrowScan(found.metadata, found.io, schema, AlwaysTrue()).to_table(tasks)
+
+        arrays = [column.name for column in table.columns if column.type.startswith("ARRAY<")]
+        rest = [field.name for field in found.schema().fields if field.name not in arrays]
+        return Existing(read(rest), cache(lambda: read(arrays))), tasks
 
     def _counts(self, table: Table, merged: pa.Table) -> Replaced:
         counts = {row["values"]: row["counts"] for row in pc.value_counts(merged[OUTCOME]).to_pylist()}
@@ -264,21 +341,6 @@ def _duckdb_type(kind: str) -> str:
     return {"STRING": "VARCHAR", "TIMESTAMP": "TIMESTAMPTZ"}.get(kind, kind)
 
 
-def _partitions(table: Table, found: IcebergTable, days: set[date]) -> tuple[Existing, list[FileScanTask]]:
-    """The rows of these partitions with all columns, and their files."""
-    # By the first and last date: PyIceberg would compare each file with each of a thousand dates.
-    scan = found.scan(_from_to(min(days), max(days)))
-    tasks = [task for task in scan.plan_files() if _day_of(task.file) in days]
-
-    def read(names: Iterable[str]) -> pa.Table:
-        schema = scan.select(*names).projection()
-        return ArrowScan(found.metadata, found.io, schema, AlwaysTrue()).to_table(tasks)
-
-    arrays = [column.name for column in table.columns if column.type.startswith("ARRAY<")]
-    rest = [field.name for field in found.schema().fields if field.name not in arrays]
-    return Existing(read(rest), cache(lambda: read(arrays))), tasks
-
-
 def _from_to(first: date, last: date) -> BooleanExpression:
     # Expressions are pydantic models with constructors of their own, which mypy does not see.
     return And(GreaterThanOrEqual("date", first.isoformat()), LessThanOrEqual("date", last.isoformat()))  # type: ignore[arg-type, call-arg]
@@ -295,11 +357,6 @@ def _published(merged: pa.Table, days: set[date]) -> pa.Table:
     return merged if pc.all(which).as_py() else merged.filter(which)  # a copy of all of them takes a while
 
 
-def _day_of(file: DataFile) -> date:
-    """A data file's partition, which Iceberg stores as days since 1970."""
-    return EPOCH + timedelta(days=file.partition[0])
-
-
 def _sql_type(kind: types.IcebergType) -> str:
     """An Iceberg type, spelled as in `tables.Column`."""
     if isinstance(kind, types.ListType):
@@ -314,6 +371,14 @@ def _sql_type(kind: types.IcebergType) -> str:
         types.TimestamptzType: "TIMESTAMP",
     }
     return names.get(type(kind), str(kind).upper())
+
+
+def _lacking(table: Table, found: IcebergTable) -> list[Column]:
+    """The nullable columns that `found` lacks, if that is all that is different."""
+    names = {field.name.lower() for field in found.schema().fields}
+    lacking = [column for column in table.columns if not column.required and column.name not in names]
+    present = tuple(column for column in table.columns if column not in lacking)
+    return lacking if not _mismatch(replace(table, columns=present), found) else []
 
 
 def _mismatch(table: Table, found: IcebergTable) -> list[str]:

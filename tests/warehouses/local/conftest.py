@@ -19,6 +19,7 @@ from maang_cli.tables import PRODUCTION
 from maang_cli.warehouses.local.catalog import LocalCatalog
 from maang_cli.warehouses.local.retention import Retention
 from maang_cli.warehouses.local.store import PROPERTIES
+from maang_cli.warehouses.local.waiting import Waiting
 from maang_cli.warehouses.local.warehouse import LocalWarehouse
 from tests.conftest import Outcome
 from tests.warehouses.conftest import TUESDAY, Row, bar, staged
@@ -29,9 +30,9 @@ RUN_DAY = ("run-day", "--date", str(TUESDAY), "--source", "sample", "--quiet")
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-def open_local(home: Path, snapshots: int = 100) -> closing[LocalWarehouse]:
-    """The local warehouse; `snapshots` is how many it keeps of each table."""
-    return closing(LocalWarehouse(home, "maang", Retention(snapshots)))
+def open_local(home: Path, snapshots: int = 100, waiting: float = 60) -> closing[LocalWarehouse]:
+    """The local warehouse; `snapshots` is how many it keeps of each table, `waiting` how many seconds it waits for others."""
+    return closing(LocalWarehouse(home, "maang", Retention(snapshots), waiting))
 
 
 @pytest.fixture
@@ -46,17 +47,11 @@ TABLE = ("maang", "t")
 
 
 @pytest.fixture
-def announced() -> list[str]:
-    """The metadata files that the catalog announced."""
-    return []
-
-
-@pytest.fixture
-def catalog(home: Path, announced: list[str]) -> Iterator[LocalCatalog]:
+def catalog(home: Path) -> Iterator[LocalCatalog]:
     """The catalog of the warehouse in `home`, with the empty table TABLE."""
     root = home / "warehouse"
     root.mkdir(parents=True)
-    with closing(LocalCatalog(root / "catalog.db", announced.append)) as catalog:
+    with closing(LocalCatalog(root / "catalog.db", Waiting(10))) as catalog:
         assert catalog.create_schema("maang")
         create(catalog, root)
         yield catalog

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+import uuid
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, TableAlreadyExistsError
 from pyiceberg.serializers import FromInputFile
+from pyiceberg.typedef import Identifier
 
 from maang_cli.schemas import iceberg_schema
 from maang_cli.tables import PRODUCTION
 from maang_cli.warehouses.local.catalog import LocalCatalog
+from maang_cli.warehouses.local.waiting import Waiting
 from tests.warehouses.conftest import MONDAY, TUESDAY, bar, open_catalog
 from tests.warehouses.local.conftest import TABLE, create, foreign
 
@@ -46,7 +50,7 @@ def test_maang_reads_and_writes_what_pyiceberg_created(home: Path) -> None:
     with open_catalog(home) as other:
         other.create_namespace("maang")
         other.create_table(TABLE, iceberg_schema(PRODUCTION.columns)).append(foreign(bar("THEIRS", MONDAY)))
-        with closing(LocalCatalog(root / "catalog.db", lambda _: None)) as catalog:
+        with closing(LocalCatalog(root / "catalog.db", Waiting(10))) as catalog:
             assert catalog.has_schema("maang")
             assert not catalog.create_schema("maang")
             assert list(catalog.locations("maang")) == ["t"]
@@ -67,7 +71,7 @@ def test_catalog_of_an_older_pyiceberg_is_read_and_written(catalog: LocalCatalog
     path = home / "warehouse/catalog.db"
     with closing(sqlite3.connect(path)) as opened:
         opened.execute("ALTER TABLE iceberg_tables DROP COLUMN iceberg_type")
-    with closing(LocalCatalog(path, lambda _: None)) as older:
+    with closing(LocalCatalog(path, Waiting(10))) as older:
         older.load_table(TABLE).append(foreign(bar("META", MONDAY)))
         assert tickers(older) == ["META"]
         assert older.drop_table(TABLE)
@@ -91,21 +95,10 @@ def test_other_catalogs_in_the_same_file_are_not_seen(catalog: LocalCatalog, hom
     assert catalog.locations("maang") == {}
 
 
-def test_each_metadata_file_is_announced_before_it_is_written(home: Path) -> None:
-    announced: list[str] = []
-
-    def announce(location: str) -> None:
-        assert not Path(location.removeprefix("file://")).exists()
-        announced.append(location)
-
-    root = home / "warehouse"
-    root.mkdir(parents=True)
-    with closing(LocalCatalog(root / "catalog.db", announce)) as catalog:
-        create(catalog, root)
-        assert announced == [catalog.load_table(TABLE).metadata_location]
-        catalog.load_table(TABLE).append(foreign(bar("META", TUESDAY)))
-        assert len(announced) == 2
-        assert announced[-1] == catalog.load_table(TABLE).metadata_location
+def test_metadata_files_carry_the_writers_id(catalog: LocalCatalog) -> None:
+    catalog.writer = uuid.uuid4()
+    catalog.load_table(TABLE).append(foreign(bar("META", TUESDAY)))
+    assert Path(catalog.load_table(TABLE).metadata_location).name == f"00001-{catalog.writer}.metadata.json"
 
 
 def test_metadata_file_is_parsed_once(catalog: LocalCatalog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,28 +126,34 @@ def test_commit_of_another_catalog_is_seen_and_not_overwritten(catalog: LocalCat
     assert tickers(catalog) == ["THEIRS"]
 
 
-def test_pointer_moves_only_from_where_the_commit_found_it(catalog: LocalCatalog, home: Path) -> None:
-    """The other writer commits after maang has checked the requirements."""
+class Slow(LocalCatalog):
+    """Another program commits after maang has written its metadata file, before maang points to it."""
 
-    def interfere(_: str) -> None:
+    interfere: Callable[[], object]
+
+    def _point(self, identifier: Identifier, old: str | None, new: str) -> None:
+        self.interfere()
+        super()._point(identifier, old, new)
+
+
+def test_pointer_moves_only_from_where_the_commit_found_it(catalog: LocalCatalog, home: Path) -> None:
+    def interfere() -> None:
         with open_catalog(home) as other:
             other.load_table(TABLE).append(foreign(bar("THEIRS", TUESDAY)))
 
-    with closing(LocalCatalog(home / "warehouse/catalog.db", interfere)) as slow, pytest.raises(CommitFailedException):
-        slow.load_table(TABLE).append(foreign(bar("OURS", TUESDAY)))
+    with closing(Slow(home / "warehouse/catalog.db", Waiting(10))) as slow:
+        slow.interfere = interfere
+        with pytest.raises(CommitFailedException):
+            slow.load_table(TABLE).append(foreign(bar("OURS", TUESDAY)))
     assert tickers(catalog) == ["THEIRS"]
 
 
 def test_table_is_created_once(catalog: LocalCatalog, home: Path) -> None:
-    def interfere(_: str) -> None:
-        create(catalog, home / "warehouse")
-
     assert catalog.drop_table(TABLE)
-    with (
-        closing(LocalCatalog(home / "warehouse/catalog.db", interfere)) as slow,
-        pytest.raises(TableAlreadyExistsError),
-    ):
-        create(slow, home / "warehouse")
+    with closing(Slow(home / "warehouse/catalog.db", Waiting(10))) as slow:
+        slow.interfere = lambda: create(catalog, home / "warehouse")
+        with pytest.raises(TableAlreadyExistsError):
+            create(slow, home / "warehouse")
 
 
 def test_dropped_table_does_not_exist(catalog: LocalCatalog) -> None:

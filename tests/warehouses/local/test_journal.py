@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sqlite3
 import uuid
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from maang_cli.pipeline import publish_query
-from maang_cli.tables import PRODUCTION
-from maang_cli.warehouses.local import retention
+from maang_cli.tables import CUMULATIVE, PRODUCTION, staging
+from maang_cli.warehouses.local import disk
 from maang_cli.warehouses.local.warehouse import LocalWarehouse
 from tests.conftest import Maang
 from tests.warehouses.conftest import (
@@ -42,12 +45,10 @@ def kill_during_commit(home: Path, monkeypatch: pytest.MonkeyPatch, *, metadata_
     with open_local(home) as killed, monkeypatch.context() as patched:
         killed.stage(STAGING, staged([bar("NEW", TUESDAY)]))
 
-        def kill(*metadata: str) -> None:
-            if not metadata_is_written:
-                killed._store._journal.will_write(*metadata)
+        def kill(*_: object) -> None:
             raise Killed
 
-        patched.setattr(killed._store.catalog, "_point" if metadata_is_written else "_before_metadata", kill)
+        patched.setattr(killed._store.catalog, "_point" if metadata_is_written else "commit_table", kill)
         patched.setattr(killed._store._journal, "clean_up", lambda *_: None)
         with pytest.raises(Killed):
             killed.replace(PRODUCTION, publish_query(STAGING, ["NEW"], [TUESDAY]), [TUESDAY])
@@ -86,10 +87,10 @@ def test_next_writer_deletes_expired_files_after_a_commit(home: Path, monkeypatc
         with open_local(home, snapshots=1) as killed, monkeypatch.context() as patched:
 
             def kill(files: Iterable[str]) -> None:
-                assert list(files)
-                raise Killed
+                if list(files):
+                    raise Killed
 
-            patched.setattr(retention, "delete", kill)
+            patched.setattr(disk, "delete", kill)
             patched.setattr(killed._store._journal, "clean_up", lambda *_: None)
             with pytest.raises(Killed):
                 killed.replace(PRODUCTION, publish_query(STAGING, ["META"], [TUESDAY]), [TUESDAY])
@@ -126,7 +127,7 @@ def test_interrupted_drop_is_finished_by_a_run_that_writes_nothing(home: Path) -
     assert unreachable(home) == []
 
 
-@pytest.mark.parametrize("text", ["", "{", "null", "{}", '{"schema": "maang_sample"}'])
+@pytest.mark.parametrize("text", ["", "{", "null", "{}", "\0\0", '{"schema": "maang_sample"}'])
 def test_invalid_journal_is_removed(maang: Maang, home: Path, text: str) -> None:
     assert maang(*RUN_DAY).code == 0
     journal_of(home).write_text(text)
@@ -145,3 +146,109 @@ def test_journal_of_a_damaged_table_is_removed_with_a_warning(
         assert not next_run.create_schema()
     assert "can't clean up after a killed write: maang.daily_stock_prices is damaged" in caplog.text
     assert not journal_of(home).exists()
+
+
+ID = "00000000-0000-0000-0000-000000000001"
+
+
+def planted(schema: object, table: object, writer: str = ID, expired: object = ()) -> str:
+    return json.dumps({"schema": schema, "table": table, "writer": writer, "expired": expired})
+
+
+@pytest.mark.parametrize(
+    ("schema", "table"),
+    [
+        ("{outside}", "precious"),
+        ("../..", "outside/precious"),
+        ("..", "precious"),
+        ("maang", "../../outside/precious"),
+        ("maang", ""),
+        ("", "maang"),
+        (".", "maang"),
+        ("maang", "."),
+        ("maang", ".."),
+        ("linked", "precious"),
+        ("maang", "linked"),
+        (1, None),
+    ],
+)
+def test_planted_journal_deletes_nothing_outside_of_a_dropped_table(
+    local: LocalWarehouse, home: Path, schema: object, table: object
+) -> None:
+    publish(local, bar("META", MONDAY))
+    outside = home.parent / "outside"
+    precious = outside / f"precious/{ID}.parquet"
+    precious.parent.mkdir(parents=True)
+    precious.write_bytes(b"x")
+    (home / "warehouse/linked").symlink_to(outside)
+    (home / "warehouse/maang/linked").symlink_to(precious.parent)
+    before = content(local)
+    journal_of(home).write_text(planted(str(schema).format(outside=outside) if isinstance(schema, str) else schema, table))
+    local.stage(STAGING, staged([]))
+    assert precious.exists()
+    assert content(local) == before
+    assert not journal_of(home).exists()
+
+
+def test_planted_journal_deletes_no_file_that_a_table_needs(local: LocalWarehouse, home: Path) -> None:
+    """It names the writer of the newest snapshot, and files of this table and others."""
+    publish(local, bar("META", MONDAY))
+    publish(local, bar("META", TUESDAY))
+    local.create(CUMULATIVE)
+    before = content(local)
+    elsewhere = home.parent / "x.parquet"
+    elsewhere.write_bytes(b"x")
+    files = [str(path) for path in (home / "warehouse").rglob("*") if path.is_file()]
+    with open_catalog(home) as catalog:
+        snapshot = catalog.load_table(PRODUCTION_NAME).current_snapshot()
+    assert snapshot is not None
+    writer = snapshot.manifest_list.removesuffix(".avro")[-36:]
+    for doomed in (files, [str(elsewhere)]):
+        for text in (planted("maang", PRODUCTION.name, writer, doomed), planted("maang", PRODUCTION.name, "*", doomed)):
+            journal_of(home).write_text(text)
+            local.stage(STAGING, staged([]))
+            assert content(local) == before
+            assert local._store.load(CUMULATIVE.name) is not None
+            assert elsewhere.exists()
+    assert unreachable(home) == []
+
+
+def test_journal_of_a_dropped_table_keeps_the_folder_of_another_catalogs_table(local: LocalWarehouse, home: Path) -> None:
+    publish(local, bar("META", MONDAY))
+    with closing(sqlite3.connect(home / "warehouse/catalog.db")) as opened, opened:
+        opened.execute("UPDATE iceberg_tables SET catalog_name = 'theirs' WHERE table_name = ?", (PRODUCTION.name,))
+    journal_of(home).write_text(planted("maang", PRODUCTION.name))
+    local.stage(STAGING, staged([]))
+    assert len(list((home / "warehouse/maang" / PRODUCTION.name).rglob("*.parquet"))) == 1
+
+
+def test_folder_of_a_dropped_staging_table_is_removed_later(
+    local: LocalWarehouse, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its removal failed, or another program has put files there since."""
+    table = staging(["META"], [TUESDAY])
+    own = home / "warehouse/maang/daily_stock_prices_staging_backup"
+    own.mkdir(parents=True)
+    for finish in (local.create_schema, local.maintain):
+        local.stage(table, staged([]))
+        with monkeypatch.context() as patched:
+            patched.setattr(disk, "delete_folder", lambda _: None)
+            assert local.drop(table)
+        assert (home / "warehouse/maang" / table.name).is_dir()
+        finish()
+        assert not (home / "warehouse/maang" / table.name).exists()
+    assert own.is_dir()
+
+
+@pytest.mark.parametrize("name", ["delete", "delete_folder"])
+def test_failed_removal_is_not_a_failure(local: LocalWarehouse, home: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    folder = home / "folder"
+    folder.mkdir()
+    path = folder / "x"
+    path.mkdir()
+    with caplog.at_level(logging.WARNING, "maang"):
+        if name == "delete":
+            disk.delete([path])
+        else:
+            disk.delete_folder(folder / "missing")
+    assert ("can't be removed" in caplog.text) is (name == "delete")

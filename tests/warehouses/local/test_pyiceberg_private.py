@@ -15,7 +15,7 @@ from pyiceberg.utils.concurrent import ExecutorFactory
 import maang_cli
 from maang_cli.warehouses.local import pyiceberg_private
 from maang_cli.warehouses.local.catalog import LocalCatalog
-from maang_cli.warehouses.local.pyiceberg_private import io_of, parquet_options, wait_for_threads
+from maang_cli.warehouses.local.pyiceberg_private import parquet_options, table_of, wait_for_threads
 from tests.warehouses.conftest import MONDAY, bar, open_catalog
 from tests.warehouses.local.conftest import TABLE, foreign
 
@@ -157,9 +157,9 @@ def test_transaction_has_the_metadata_of_its_own_updates(catalog: LocalCatalog, 
     assert ours.snapshots == []
 
 
-def test_io_of_a_transaction_is_its_tables(catalog: LocalCatalog) -> None:
+def test_table_of_a_transaction_is_the_one_that_made_it(catalog: LocalCatalog) -> None:
     table = catalog.load_table(TABLE)
-    assert io_of(table.transaction()) is table.io
+    assert table_of(table.transaction()) is table
 
 
 def test_parquet_options_follow_the_tables_properties(catalog: LocalCatalog) -> None:

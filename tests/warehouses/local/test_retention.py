@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +17,7 @@ from maang_cli import sessions
 from maang_cli.errors import SettingsError
 from maang_cli.tables import PRODUCTION
 from maang_cli.warehouses.base import GateFailed, Query, Read
-from maang_cli.warehouses.local import retention
+from maang_cli.warehouses.local import disk, retention
 from maang_cli.warehouses.local.retention import Retention
 from maang_cli.warehouses.local.warehouse import LocalWarehouse
 from tests.conftest import Maang
@@ -246,6 +249,75 @@ def test_maintain_after_a_rollback_keeps_the_current_rows(home: Path) -> None:
 
 
 # maintain
+
+
+@pytest.mark.parametrize("after_commit", [True, False])
+def test_killed_maintain_is_finished_by_the_next_run(home: Path, monkeypatch: pytest.MonkeyPatch, *, after_commit: bool) -> None:
+    """It is killed between its commit and the deletion of the expired files, or just before the commit."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*arguments: object) -> None:
+        if not isinstance(arguments[0], Iterator) and arguments[0]:
+            raise Killed
+
+    with open_local(home) as warehouse:
+        warehouse.create(PRODUCTION)
+        three_snapshots(warehouse)
+        warehouse.drop(STAGING)
+    with open_local(home, snapshots=1) as killed, monkeypatch.context() as patched:
+        if after_commit:
+            patched.setattr(disk, "delete", kill)
+        else:
+            patched.setattr(killed._store.catalog, "_point", kill)
+        patched.setattr(killed._store._journal, "clean_up", lambda *_: None)
+        with pytest.raises(Killed):
+            killed.maintain()
+    assert unreachable(home)
+    with open_local(home) as warehouse:
+        assert not warehouse.create_schema()
+        assert unreachable(home) == []
+        assert warehouse.size(PRODUCTION).snapshots == (1 if after_commit else 3)
+
+
+def test_file_that_only_a_deleted_entry_names_is_removed(home: Path) -> None:
+    """The snapshot that had it expired without its files, as another engine expires snapshots."""
+    with open_local(home) as warehouse:
+        warehouse.create(PRODUCTION)
+        publish(warehouse, *closes("10.1"))
+        publish(warehouse, *closes("10.2"))
+        table = warehouse._store.load(PRODUCTION.name)
+        assert table is not None
+        oldest = min(table.metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
+        table.maintenance.expire_snapshots().by_id(oldest.snapshot_id).commit()
+        make_old(home / "warehouse")
+        assert any(name.endswith(".parquet") for name in unreachable(home))
+        warehouse.maintain()
+        assert unreachable(home) == []
+
+
+def test_maintain_beside_a_writer_exits_0(home: Path) -> None:
+    """The writer's files come and go while they are counted."""
+    with open_local(home) as warehouse:
+        warehouse.create(PRODUCTION)
+    done = threading.Event()
+
+    def write() -> None:
+        try:
+            with open_local(home, snapshots=1) as writer:
+                for number in range(15):
+                    publish(writer, *closes(f"10.{number:02}"))
+                    writer.drop(STAGING)
+        finally:
+            done.set()
+
+    with ThreadPoolExecutor(1) as pool, open_local(home, snapshots=1) as warehouse:
+        writing = pool.submit(write)
+        while not done.is_set():
+            warehouse.size(PRODUCTION)
+            warehouse.maintain()
+        writing.result()
 
 
 def test_maintain_expires_snapshots_and_reports_them(home: Path) -> None:

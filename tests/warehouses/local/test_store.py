@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -13,9 +15,10 @@ from pyiceberg.table import Transaction
 
 from maang_cli.errors import ExitCode, WarehouseFailed
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Table
-from maang_cli.warehouses.local import store
+from maang_cli.warehouses.base import Query, Read, TableMissing
 from maang_cli.warehouses.local.retention import Retention
 from maang_cli.warehouses.local.store import Store
+from maang_cli.warehouses.local.waiting import Waiting
 from maang_cli.warehouses.local.warehouse import LocalWarehouse
 from tests.conftest import Maang
 from tests.warehouses.conftest import (
@@ -94,14 +97,80 @@ def test_unchanged_sessions_keep_their_files(local: LocalWarehouse, home: Path) 
 # one writer
 
 
-def test_second_writer_waits_and_then_gives_up(local: LocalWarehouse, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
-    with local._store.writing(STAGING.name), open_local(home) as other:
-        with pytest.raises(WarehouseFailed, match=r"another maang has been writing to .* for over 0\.1 s") as caught:
+def test_second_writer_waits_and_then_gives_up(local: LocalWarehouse, home: Path) -> None:
+    with local._store.writing(STAGING.name), open_local(home, waiting=0.1) as other:
+        with pytest.raises(WarehouseFailed, match=r"another maang is writing to .*; this run has waited for 0\.1 s") as caught:
             other.stage(STAGING, staged([]))
         assert content(other) == []  # a reader does not wait
     assert "run the same command again" in caught.value.hint
     assert unreachable(home) == []
+
+
+def test_waiting_is_said_once_and_limited_for_all_steps_together(
+    local: LocalWarehouse, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with local._store.writing(STAGING.name), open_local(home, waiting=1.2) as other:
+        for _ in range(2):
+            with pytest.raises(WarehouseFailed, match=r"this run has waited for 1\.2 s"):
+                other.stage(STAGING, staged([]))
+    assert caplog.text.count(f"waiting: another maang is writing to {home}/warehouse") == 1
+
+
+class Release(logging.Handler):
+    """Ends another program's transaction as soon as maang says that it waits."""
+
+    def __init__(self, other: sqlite3.Connection) -> None:
+        super().__init__()
+        self.other = other
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+        self.other.execute("ROLLBACK")
+
+
+def test_locked_catalog_is_waited_for(local: LocalWarehouse, home: Path) -> None:
+    path = home / "warehouse/catalog.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        release = Release(other)
+        logging.getLogger("maang").addHandler(release)
+        try:
+            other.execute("BEGIN EXCLUSIVE")
+            assert content(local) == []
+        finally:
+            logging.getLogger("maang").removeHandler(release)
+        assert release.lines == [f"waiting: another program has locked {path}"]
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(WarehouseFailed, match=r"has locked .*; this run has waited for 0\.1 s") as caught:
+            open_local(home, waiting=0.1)
+    assert caught.value.exit_code == ExitCode.MAY_HEAL
+
+
+def test_table_without_metadata_in_the_catalog_does_not_exist_until_it_is_created(local: LocalWarehouse, home: Path) -> None:
+    with closing(sqlite3.connect(home / "warehouse/catalog.db")) as opened, opened:
+        for name in (STAGING.name, CUMULATIVE.name):
+            opened.execute(
+                "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name) VALUES ('maang', 'maang', ?)", (name,)
+            )
+    with pytest.raises(TableMissing):
+        local.query(Query("SELECT * FROM {it}", {"it": Read(CUMULATIVE)}))
+    assert [done.snapshots for done in local.maintain()] == [0, 0, 0]
+    assert local.create(CUMULATIVE)
+    assert not local.create(CUMULATIVE)
+    assert publish(local, bar("META", MONDAY)).inserted == 1
+    assert local.drop(STAGING)
+    assert unreachable(home) == []
+
+
+def test_table_whose_location_was_lost_is_found_again(
+    local: LocalWarehouse, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(local, bar("META", MONDAY))
+    before = content(local)
+    with closing(sqlite3.connect(home / "warehouse/catalog.db")) as opened, opened:
+        opened.execute("UPDATE iceberg_tables SET metadata_location = NULL, previous_metadata_location = NULL")
+    assert content(local) == before
+    assert "maang.daily_stock_prices is again as of" in caplog.text
 
 
 def test_catalog_is_created_once_by_several_runs(home: Path) -> None:
@@ -109,7 +178,7 @@ def test_catalog_is_created_once_by_several_runs(home: Path) -> None:
 
     def create() -> bool:
         together.wait()
-        with closing(Store(home / "warehouse", "maang", Retention(1))) as opened:
+        with closing(Store(home / "warehouse", "maang", Retention(1), Waiting(10))) as opened:
             return opened.create_schema()
 
     with ThreadPoolExecutor(4) as pool:

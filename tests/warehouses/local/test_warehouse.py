@@ -306,7 +306,7 @@ def test_maintain_is_repeated_if_another_program_commits(
 ) -> None:
     clean_up, attempts = local._store.clean_up, itertools.count(1)
 
-    def late(name: str) -> tuple[int, int]:
+    def late(name: str) -> tuple[int, int, int]:
         if next(attempts) <= times:
             raise store.Overtaken
         return clean_up(name)
