@@ -122,3 +122,7 @@ def market(request: pytest.FixtureRequest) -> Path:
     if not folder.is_dir():
         pytest.skip("needs the real bars in ../shared/market")
     return folder
+
+
+real_market = pytest.mark.parametrize("market", [REAL_MARKET], ids=["real"], indirect=True)
+"""For inputs that went wrong once. Other tests have the same faults in bodies of our own."""

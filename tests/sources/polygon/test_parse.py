@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from maang_cli.errors import MaangError, SourceFailed
 from maang_cli.sources.polygon import arrow, parse
 from maang_cli.sources.polygon.parse import Adjusted, Contradiction, Reader
+from tests.conftest import real_market
 from tests.expected import rounded
 from tests.polygon_server import Answer, PolygonServer, grouped, row, session_end, session_start
 from tests.sources.polygon.client import DAY, error_of, fetch_bars, polygon_source
@@ -368,6 +369,7 @@ def test_many_wrong_rows_of_one_answer_are_not_all_listed(polygon: PolygonServer
     assert "and 15 more" in warnings(log)[-1]
 
 
+@real_market
 def test_recorded_wrong_value_costs_the_ticker(polygon: PolygonServer, log: pytest.LogCaptureFixture, market: Path) -> None:
     polygon.bodies[DAY] = (market / "cases" / "string_price_newline.json").read_bytes()
     tickers = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")

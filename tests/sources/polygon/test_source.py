@@ -21,6 +21,7 @@ from maang_cli.sources.base import Fetched, Source
 from maang_cli.sources.http import MAX_BYTES
 from maang_cli.sources.polygon.source import open_source
 from tests import settings
+from tests.conftest import real_market
 from tests.polygon_server import KEY, Answer, PolygonServer, grouped, row, session_start
 from tests.sources.polygon.client import DAY, error_of, fetch_bars, polygon_source
 
@@ -298,6 +299,7 @@ def test_adjusted_range_answer_ends_the_fetch(source: Source, polygon: PolygonSe
         source.bars(TICKERS, DAYS)
 
 
+@real_market
 def test_other_tickers_range_is_not_stored(source: Source, market: Path, polygon: PolygonServer) -> None:
     body = (market / "cases" / "range_other_ticker_in_envelope.json").read_bytes()
     polygon.always = lambda path: Answer(body=body) if "/META/" in path or "/AAPL/" in path else None
