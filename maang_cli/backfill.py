@@ -68,7 +68,7 @@ class Plan:
     @property
     def seconds(self) -> float:
         """An estimate: the calls at the key's pace, or the work on a small machine, whichever takes longer."""
-        return max(_paced(self.calls.number, self.per_minute), self.calls.number * 0.1 + self.rows / 50_000)
+        return max(_paced(self.calls.total, self.per_minute), self.calls.total * 0.1 + self.rows / 50_000)
 
 
 @dataclass(frozen=True)
@@ -142,15 +142,19 @@ def cut(wanted: Mapping[date, frozenset[str]], calls: Calls, most_calls: int, mo
 def plan(source: Source, warehouse: Warehouse, request: Request, *, refetch: bool = False, batch_rows: int = BATCH_ROWS) -> Plan:
     """What a backfill of the request would do. Nothing is fetched or written. `batch_rows`: the most rows of one batch."""
     bars = missing.find_missing_bars(warehouse, request, refetch=refetch)
-    refreshed = {later for day in bars.missing for later in calendar.affected(day)}
     # To refetch refreshes all windows, and must not read what may be damaged.
-    stale = {} if refetch else missing.find_stale_windows(warehouse, request)
-    windows = {day: found for day, found in stale.items() if day not in refreshed}
+    windows = {} if refetch else stale_windows(warehouse, request, bars)
     resume = None if refetch else Resume(frozenset(request.tickers), request.sessions[0], request.sessions[-1])
     calls, pace = source.plan(bars.missing, resume=resume), source.per_minute
     most_rows = min(batch_rows, warehouse.max_staged_rows or batch_rows)
     batches = cut(bars.missing, calls, pace * BATCH_MINUTES if pace else BATCH_CALLS, most_rows)
     return Plan(request, bars, windows, batches, calls, pace, resume, batch_rows)
+
+
+def stale_windows(warehouse: Warehouse, request: Request, bars: missing.MissingBars) -> dict[date, missing.StaleWindows]:
+    """The sessions with missing or stale windows, without those that publishing the missing bars refreshes."""
+    refreshed = {later for day in bars.missing for later in calendar.affected(day)}
+    return {day: found for day, found in missing.find_stale_windows(warehouse, request).items() if day not in refreshed}
 
 
 def run(source: Source, warehouse: Warehouse, todo: Plan, report: Callable[[BackfillProgress], None]) -> Backfilled:
@@ -180,13 +184,16 @@ def _fetch_and_publish(
     if todo.resume is None:
         _make_room(warehouse, request)
     clock = _Clock(source, todo, report)
+    windows = todo.windows
+    if pipeline.learn_splits(source, warehouse, request).changed:
+        windows = stale_windows(warehouse, request, todo.bars)
     batches = [batch.sessions for batch in todo.batches]
     with contextlib.closing(source.fetch(todo.bars.missing, batches, clock.tick, resume=todo.resume)) as answers:
         for batch, fetched in zip(todo.batches, answers, strict=True):
             _publish_batch(warehouse, request, batch, fetched, done)
             clock.batch_done(batch, fetched.rows.num_rows)
     done.calls = source.calls
-    for days in missing.chunks(list(todo.windows), request, todo.batch_rows):
+    for days in missing.chunks(list(windows), request, todo.batch_rows):
         done.cumulative += pipeline.cumulate(warehouse, replace(request, sessions=days)).replaced
     _drop_published(warehouse, request, done.published)
 
@@ -259,7 +266,7 @@ class _Clock:
 
     def tick(self) -> None:
         todo, calls = self._todo, self._source.calls - self._before
-        everything = todo.calls.number
+        everything = todo.calls.total
         left: float | None = None
         if (pace := self._source.per_minute) and calls < everything:
             left = max(_paced(everything, pace) - self._spent, _paced(everything - calls, pace))

@@ -8,6 +8,7 @@ from maang_cli import pipeline, sql
 from maang_cli import sessions as calendar
 from maang_cli.errors import MaangError
 from maang_cli.pipeline import Request
+from maang_cli.splits import Split
 from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, Table, is_staging, staged_sessions
 from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse
 
@@ -78,19 +79,20 @@ def _missing_tickers(warehouse: Warehouse, request: Request, pieces: Iterable[Se
 def find_stale_windows(warehouse: Warehouse, request: Request, compared_rows: int = COMPARED_ROWS) -> dict[date, StaleWindows]:
     """The sessions of the request, and the 6 after it, whose windows are missing or differ from a recomputation."""
     found: dict[date, StaleWindows] = {}
-    last = calendar.affected(request.sessions[-1])[-1]
-    for targets in chunks(calendar.between(request.sessions[0], last), request, compared_rows):
+    first, last = request.sessions[0], calendar.affected(request.sessions[-1])[-1]
+    known = pipeline.known_splits(warehouse, request.tickers, calendar.window(first)[0], last)
+    for targets in chunks(calendar.between(first, last), request, compared_rows):
         try:
-            rows = warehouse.query(stale_windows_query(request.tickers, targets)).to_pylist()
+            rows = warehouse.query(stale_windows_query(request.tickers, targets, known)).to_pylist()
         except TableMissing:
             return {}
         found |= {row["date"]: StaleWindows(row["missing"], row["stale"]) for row in rows}
     return dict(sorted(found.items()))
 
 
-def stale_windows_query(tickers: Sequence[str], targets: Sequence[date]) -> Query:
+def stale_windows_query(tickers: Sequence[str], targets: Sequence[date], known: Iterable[Split] = ()) -> Query:
     """How many of the windows that end on `targets`, in order, are missing or stale, by session."""
-    windows = pipeline.windows_query(tickers, targets)
+    windows = pipeline.windows_query(tickers, targets, known)
     text = sql.text(
         "stale_windows",
         windows=windows.text,

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Protocol
 
-from maang_cli import checks, sql
+from maang_cli import checks, split_table, splits, sql
 from maang_cli import sessions as calendar
 from maang_cli.checks import AllowMissing, Audit
 from maang_cli.errors import GateRefused, MaangError, NotOwner, NotStaged, OutOfOrder, PartlyRefused, StagingChanged
 from maang_cli.retries import STAGING_ATTEMPTS
 from maang_cli.sources.base import Source
-from maang_cli.tables import CUMULATIVE, PRODUCTION, Table, staging
+from maang_cli.split_table import Learned
+from maang_cli.splits import Split
+from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, Table, staging
 from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, TableMissing, Warehouse
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ class Initialized:
     present: tuple[str, ...]
     added: tuple[str, ...] = ()
     """Columns that existing tables lacked, each with its table's full name."""
+    without_splits: tuple[date, date] | None = None
+    """The first and last stored session, if the table of splits was created beside a filled production."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Ingested:
     source: str
     made_up: bool
     staging: str
+    splits: Learned = field(default_factory=Learned)
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,8 @@ class Rows:
 
     table: str
     rows: pa.Table
+    adjusted: bool = False
+    """Whether prices and volumes are on the basis of the newest applied split."""
 
 
 def init_tables(warehouse: Warehouse, request: Request, only: Sequence[str] = PARTS) -> Initialized:
@@ -114,30 +121,42 @@ def init_tables(warehouse: Warehouse, request: Request, only: Sequence[str] = PA
     Raises:
         TableMismatch: a table exists with other columns.
     """
-    tables = {"production": PRODUCTION, "cumulative": CUMULATIVE}
+    tables = {"production": (PRODUCTION, SPLITS), "cumulative": (CUMULATIVE,)}
     if request.sessions:
-        tables["staging"] = request.staging
+        tables["staging"] = (request.staging,)
     done: dict[bool, list[str]] = {True: [], False: []}
     added: list[str] = []
     for part in PARTS:
         if part == SCHEMA and part in only:
             done[warehouse.create_schema()].append("the schema")
         elif part in only and part in tables:
-            name = warehouse.full_name(tables[part])
-            if tables[part].partitioned:  # `ingest` replaces a staging table that has other columns
-                added += [f"{name}.{column}" for column in warehouse.add_columns(tables[part])]
-            done[warehouse.create(tables[part])].append(name)
-    return Initialized(created=tuple(done[True]), present=tuple(done[False]), added=tuple(added))
+            for table in tables[part]:
+                name = warehouse.full_name(table)
+                if table.partitioned:  # `ingest` replaces a staging table that has other columns
+                    added += [f"{name}.{column}" for column in warehouse.add_columns(table)]
+                done[warehouse.create(table)].append(name)
+    stored = None
+    if {warehouse.full_name(PRODUCTION)} & {*done[False]} and warehouse.full_name(SPLITS) in done[True]:
+        row = warehouse.query(Query(sql.text("table_summary"), {"table": Read(PRODUCTION)})).to_pylist()[0]
+        stored = (row["first"], row["last"]) if row["rows"] else None
+    return Initialized(tuple(done[True]), tuple(done[False]), tuple(added), stored)
 
 
 def ingest(source: Source, warehouse: Warehouse, request: Request) -> Ingested:
-    """Fetch the bars that the source has into the request's staging table, which they replace."""
+    """Fetch the bars that the source has into the request's staging table, which they replace, and the splits around them."""
     return _stage(source, warehouse, request, source.bars(request.tickers, request.sessions))
 
 
 def _stage(source: Source, warehouse: Warehouse, request: Request, rows: pa.Table) -> Ingested:
     warehouse.stage(request.staging, rows)
-    return Ingested(rows.num_rows, source.name, source.made_up, warehouse.full_name(request.staging))
+    learned = learn_splits(source, warehouse, request, request.staging)
+    return Ingested(rows.num_rows, source.name, source.made_up, warehouse.full_name(request.staging), learned)
+
+
+def learn_splits(source: Source, warehouse: Warehouse, request: Request, staged: Table | None = None) -> Learned:
+    """Ask the source for splits around the request's sessions, and store what is new. `staged`: see `split_table.read`."""
+    claims = source.splits(request.tickers, *split_table.claimed_range(request.sessions))
+    return split_table.learn(warehouse, request.tickers, request.sessions, claims, staged)
 
 
 def check(warehouse: Warehouse, request: Request) -> Audit:
@@ -192,19 +211,40 @@ def publish_query(staged: Table, tickers: Sequence[str], sessions: Sequence[date
     return Query(text, {"staging": Read(staged)}, tuple(tickers))
 
 
-def windows_query(tickers: Sequence[str], targets: Sequence[date]) -> Query:
-    """The windows that end on `targets`, which are in order."""
+_BASES = {"ticker": "STRING", "number": "INTEGER", "first_date": "DATE", "last_date": "DATE"} | {
+    # As wide as the exact product with a price, or with a volume of 13 digits, may be in both engines.
+    "price_factor": "DECIMAL(27,18)",
+    "volume_factor": "DECIMAL(24,18)",
+    "own": "BOOLEAN",
+}
+
+
+def windows_query(tickers: Sequence[str], targets: Sequence[date], known: Iterable[Split] = ()) -> Query:
+    """The windows that end on `targets`, which are in order, on the bases that the known splits give them."""
     first, last = calendar.window(targets[0])[0], targets[-1]
     days = calendar.between(first, last)
     text = sql.text(
         "windows",
         calendar=", ".join(f"({sql.day(day)}, {number})" for number, day in enumerate(days)),
         preceding=str(calendar.WINDOW_LENGTH - 1),
+        bases=sql.relation(_BASES, map(_basis, splits.bases(known, first, last))),
         targets=", ".join(map(sql.day, targets)),
         first=sql.day(first),
         last=sql.day(last),
     )
     return Query(text, {"production": Read(PRODUCTION, (first, last))}, tuple(tickers))
+
+
+def _basis(basis: splits.Basis) -> list[str]:
+    factors = (basis.price_factor, basis.volume_factor)
+    return [
+        sql.string(basis.ticker),
+        str(basis.number),
+        sql.day(basis.first),
+        sql.day(basis.last),
+        *(sql.string(str(factor)) for factor in factors),
+        str(basis.own).upper(),
+    ]
 
 
 def stored_tickers_by_session(warehouse: Warehouse, tickers: Sequence[str], first: date, last: date) -> dict[date, int]:
@@ -225,19 +265,64 @@ def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
         OutOfOrder: production has none of these tickers on these sessions, or a table does not exist.
     """
     targets = tuple(sorted({day for session in request.sessions for day in calendar.affected(session)}))
+    first = calendar.window(targets[0])[0]
     try:
-        stored = stored_tickers_by_session(warehouse, request.tickers, calendar.window(targets[0])[0], targets[-1])
+        stored = stored_tickers_by_session(warehouse, request.tickers, first, targets[-1])
         if not any(day in stored for day in request.sessions) and request.allow_missing == checks.ALLOW_NONE:
             raise OutOfOrder(
                 f"{warehouse.full_name(PRODUCTION)} has none of these tickers on {_span(request.sessions)}",
                 hint=f"publish them first: maang run-day {session_flags(request.sessions)}{{flags}}",
             )
-        replaced = warehouse.replace(CUMULATIVE, windows_query(request.tickers, targets), targets)
+        since = min(first, request.sessions[0] - splits.CLAIMS_BEFORE)
+        known = known_splits(warehouse, request.tickers, since, targets[-1], store=True)
+        replaced = warehouse.replace(CUMULATIVE, windows_query(request.tickers, targets, known), targets)
+        replaced += _refresh_around_splits(warehouse, request.sessions[0], targets, known)
     except TableMissing as exc:
         raise _missing(warehouse, request, exc) from exc
     needed = sorted({day for target in targets if target in stored for day in calendar.window(target)})
     missing = tuple((day, stored.get(day, 0)) for day in needed if stored.get(day, 0) < len(request.tickers))
     return Cumulated(replaced, missing)
+
+
+def known_splits(warehouse: Warehouse, tickers: Sequence[str], first: date, last: date, *, store: bool = False) -> list[Split]:
+    """The splits with first sessions from `first` to `last`, with the states that production's prices give them now.
+
+    `store`: write states that have changed.
+    """
+    known = split_table.read(warehouse, tickers, first, last)
+    judged = [splits.rejudged(split, known.nights[split.key]) for split in known.splits]
+    if store:
+        split_table.store(warehouse, known.splits, judged)
+    return judged
+
+
+def _refresh_around_splits(warehouse: Warehouse, first: date, done: Sequence[date], known: Iterable[Split]) -> Replaced:
+    """Refresh the windows that reach over a split shortly before the run's `first` session: it may have been learned late.
+
+    Normally they are right, and nothing is committed.
+    """
+    late = [split for split in known if split.session < first]
+    total = Replaced(warehouse.full_name(CUMULATIVE))
+    for tickers, days in _windows_over(late, done):
+        total += refresh_windows(warehouse, tickers, days, known)
+    return total
+
+
+def refresh_windows(warehouse: Warehouse, tickers: Sequence[str], days: Sequence[date], known: Iterable[Split]) -> Replaced:
+    """Compute these tickers' windows that end on these sessions, in order, and commit them if one differs."""
+    return warehouse.replace(CUMULATIVE, windows_query(tickers, days, known), days)
+
+
+def windows_over(day: date) -> tuple[date, ...]:
+    """The sessions whose windows reach over a split with the first session `day`: those of the windows with it and one before."""
+    return calendar.affected(day)[:-1]
+
+
+def _windows_over(late: Iterable[Split], done: Sequence[date]) -> Iterable[tuple[list[str], list[date]]]:
+    """The tickers with late splits, and the sessions to refresh, without those that are done; nothing or one pair."""
+    tickers = sorted({split.ticker for split in late})
+    days = sorted({day for split in late for day in windows_over(split.session)} - set(done))
+    return [(tickers, days)] if days else []
 
 
 def drop_staging(warehouse: Warehouse, request: Request) -> Dropped:
@@ -329,8 +414,12 @@ def publish_staged(warehouse: Warehouse, request: Request, rows: pa.Table, progr
     raise AssertionError
 
 
-def show(warehouse: Warehouse, request: Request, part: str = "production", as_of: datetime | None = None) -> Rows:
+def show(
+    warehouse: Warehouse, request: Request, part: str = "production", as_of: datetime | None = None, *, adjusted: bool = False
+) -> Rows:
     """The request's rows in one of the tables, by date and ticker; all rows of staging, whatever they say.
+
+    `adjusted`: production's, on the basis of the newest applied split.
 
     Raises:
         OutOfOrder: the table does not exist.
@@ -340,13 +429,40 @@ def show(warehouse: Warehouse, request: Request, part: str = "production", as_of
     whole = part == "staging"
     requested = f"date IN ({', '.join(map(sql.day, request.sessions))}) AND ticker IN (SELECT ticker FROM {{tickers}})"
     columns = ", ".join(column.name for column in table.columns)
-    text = sql.text("table_rows", columns=columns, condition="TRUE" if whole else requested)
     bounds = None if whole else (request.sessions[0], request.sessions[-1])
+    if adjusted:
+        known = known_splits(warehouse, request.tickers, request.sessions[0], EVER)
+        text = adjusted_text(known, request.sessions, requested)
+    else:
+        text = sql.text("table_rows", columns=columns, condition="TRUE" if whole else requested)
     try:
         rows = warehouse.query(Query(text, {"table": Read(table, bounds, as_of)}, request.tickers))
-        return Rows(warehouse.full_name(table), rows)
+        return Rows(warehouse.full_name(table), rows, adjusted)
     except TableMissing as exc:
         raise _missing(warehouse, request, exc) from exc
+
+
+EVER = date(2999, 12, 31)
+
+
+def adjusted_text(known: Iterable[Split], sessions: Sequence[date], condition: str) -> str:
+    """A query for production's rows of these sessions that fulfil a condition, on the basis of the newest applied split."""
+    factors = {
+        "DECIMAL(10,2)": "TRY_CAST(p.{0} * b.price_factor AS DECIMAL(10,2))",
+        "BIGINT": "CAST(TRY_CAST(CAST(p.{0} AS DECIMAL(13,0)) * b.volume_factor AS DECIMAL(18,0)) AS BIGINT)",
+    }
+    columns = [
+        f"CASE WHEN b.ticker IS NULL THEN p.{column.name} ELSE {factors[column.type].format(column.name)} END AS {column.name}"
+        if column.type in factors
+        else f"p.{column.name}"
+        for column in PRODUCTION.columns
+    ]
+    return sql.text(
+        "adjusted_rows",
+        bases=sql.relation(_BASES, map(_basis, splits.to_newest(known, sessions[0], sessions[-1]))),
+        columns=", ".join(columns),
+        condition=condition,
+    )
 
 
 def verdict(audit: Audit) -> MaangError | None:

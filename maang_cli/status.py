@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
-from maang_cli import missing, sql
+from maang_cli import missing, pipeline, sql
 from maang_cli import sessions as calendar
 from maang_cli.errors import MaangError, OutOfOrder, PartlyRefused
 from maang_cli.missing import MissingBars, StaleWindows
 from maang_cli.pipeline import Request
+from maang_cli.splits import DISPUTED, Split
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Table, staged_sessions
 from maang_cli.warehouses.base import Query, Read, Size, TableMissing, Warehouse
 
@@ -49,6 +50,8 @@ class Status:
     """The last examined session for which production has any of the requested tickers."""
     last_final: date
     next_due: date
+    disputed: tuple[Split, ...] = ()
+    """Splits of the requested tickers that the prices contradict; they are not applied."""
 
     @property
     def complete(self) -> bool:
@@ -79,6 +82,7 @@ def status(warehouse: Warehouse, request: Request, now: datetime) -> Status:
         request = replace(request, sessions=calendar.between(first, max(first, last_final)))
     bars = missing.find_missing_bars(warehouse, request)
     empty = {day for day, tickers in {**bars.missing, **bars.allowed}.items() if len(tickers) == len(request.tickers)}
+    known = pipeline.known_splits(warehouse, request.tickers, request.sessions[0], request.sessions[-1])
     return Status(
         request,
         tables,
@@ -88,6 +92,7 @@ def status(warehouse: Warehouse, request: Request, now: datetime) -> Status:
         max((day for day in request.sessions if day not in empty), default=None),
         last_final,
         calendar.next_due(now),
+        tuple(split for split in known if split.state == DISPUTED),
     )
 
 

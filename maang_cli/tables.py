@@ -1,4 +1,4 @@
-"""The three tables as data: column, type, unit, meaning. Schemas (`schemas.py`) and SQL casts are made from it.
+"""The tables as data: column, type, unit, meaning. Schemas (`schemas.py`) and SQL casts are made from it.
 
 Types are those of the Iceberg specification (https://iceberg.apache.org/spec/#schemas-and-data-types), as SQL spells them.
 """
@@ -72,11 +72,11 @@ CUMULATIVE = Table(
     "daily_stock_prices_cumulative",
     (
         *_KEY,
-        Column("last_7_days_open", f"ARRAY<{_PRICE}>", f"Opens {_WINDOW}; USD a share, as traded"),
-        Column("last_7_days_high", f"ARRAY<{_PRICE}>", f"Highs {_WINDOW}; USD a share, as traded"),
-        Column("last_7_days_low", f"ARRAY<{_PRICE}>", f"Lows {_WINDOW}; USD a share, as traded"),
-        Column("last_7_days_close", f"ARRAY<{_PRICE}>", f"Closes {_WINDOW}; USD a share, as traded"),
-        Column("last_7_days_volume", "ARRAY<BIGINT>", f"Volumes {_WINDOW}; shares, as traded"),
+        Column("last_7_days_open", f"ARRAY<{_PRICE}>", f"Opens {_WINDOW}; USD a share, on the basis of the last session"),
+        Column("last_7_days_high", f"ARRAY<{_PRICE}>", f"Highs {_WINDOW}; USD a share, on the basis of the last session"),
+        Column("last_7_days_low", f"ARRAY<{_PRICE}>", f"Lows {_WINDOW}; USD a share, on the basis of the last session"),
+        Column("last_7_days_close", f"ARRAY<{_PRICE}>", f"Closes {_WINDOW}; USD a share, on the basis of the last session"),
+        Column("last_7_days_volume", "ARRAY<BIGINT>", f"Volumes {_WINDOW}; shares, on the basis of the last session"),
         Column("avg_7_day_volume", "DECIMAL(15,2)", "Mean of last_7_days_volume, shares a session"),
         Column(
             "volatility_7_day",
@@ -87,6 +87,22 @@ CUMULATIVE = Table(
     ),
     stamp="updated_at",
 )
+
+SPLITS = Table(
+    "daily_stock_prices_splits",
+    (
+        *_KEY,
+        Column("split_from", "DECIMAL(18,8)", "Shares before the split; 1 for 10 new shares for 1 old one"),
+        Column("split_to", "DECIMAL(18,8)", "Shares after the split; 10 for 10 new shares for 1 old one"),
+        Column("source", "STRING", "Who says so: the vendor's name, or user"),
+        Column("vendor_date", "DATE", "Execution date as the vendor sends it; NULL for a user's row"),
+        Column("state", "STRING", "applied, disputed or ignored; windows are restated by applied splits only"),
+        Column("reason", "STRING", "Why the split has this state"),
+        Column("updated_at", "TIMESTAMP", "When this row's values last changed, UTC"),
+    ),
+    stamp="updated_at",
+)
+"""`date` is the first session that trades on the new basis."""
 
 _ANY_PRICE = "DECIMAL(38,2)"
 _ANY_COUNT = "DECIMAL(38,0)"

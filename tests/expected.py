@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
+from fractions import Fraction
 from functools import cache
+from math import floor
 from pathlib import Path
 
 from tests.polygon_server import Digits, PolygonServer, session_end
@@ -86,15 +88,39 @@ def _production(bar: Bar) -> Row:
     }
 
 
-def cumulative(bars: Iterable[Bar]) -> dict[Key, Row]:
-    """The cumulative table's rows if production has exactly these bars; without the stamp."""
+@dataclass(frozen=True)
+class Split:
+    """Shares before and after a split; `date` is the first session on the new basis."""
+
+    ticker: str
+    date: date
+    before: int
+    after: int
+
+
+def cumulative(bars: Iterable[Bar], splits: Sequence[Split] = ()) -> dict[Key, Row]:
+    """The cumulative table's rows if production has exactly these bars, and these splits apply; without the stamp."""
     stored = production(bars)
-    return {key: _cumulative(key, stored) for key in stored}
+    return {key: _cumulative(key, stored, splits) for key in stored}
 
 
-def _cumulative(key: Key, stored: Mapping[Key, Row]) -> Row:
+def restated(row: Row, session: date, splits: Sequence[Split]) -> Row | None:
+    """A bar on the basis of `session`: half up, in exact fractions; None if a value no longer fits its column."""
+    factor = Fraction(1)
+    for split in splits:
+        if split.ticker == row["ticker"] and row["date"] < split.date <= session:  # type: ignore[operator]
+            factor *= Fraction(split.before, split.after)
+    prices = {name: Decimal(floor(Fraction(str(row[name])) * factor * 100 + Fraction(1, 2))).scaleb(-2) for name in PRICES}
+    volume = floor(Fraction(str(row["volume"])) / factor + Fraction(1, 2))
+    if factor != 1 and (max(prices.values()) >= 10**8 or volume >= 10**18):
+        return None
+    return {**row, **prices, "volume": volume}
+
+
+def _cumulative(key: Key, stored: Mapping[Key, Row], splits: Sequence[Split]) -> Row:
     ticker, session = key
-    rows = [stored[ticker, day] for day in window(session) if (ticker, day) in stored]
+    traded = [stored[ticker, day] for day in window(session) if (ticker, day) in stored]
+    rows = [row for row in (restated(row, session, splits) for row in traded) if row is not None]
     volumes = [Decimal(str(row["volume"])) for row in rows]
     with localcontext(prec=60):
         mean = sum(volumes, Decimal(0)) / len(volumes)

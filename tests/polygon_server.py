@@ -95,6 +95,12 @@ class PolygonServer:
         """The first session of the plan's history; None: all sessions are in it."""
         self.page = 50_000
         """The most rows in one page of an answer."""
+        self.splits: list[dict[str, object]] = []
+        """The rows that the newer endpoint serves, whatever is asked for."""
+        self.answer_splits: Callable[[str], Answer | None] = lambda path: None
+        """Called with the path of each request for splits; None: the usual answer."""
+        self.split_requests: list[str] = []
+        """Apart from `requests`: every run makes one, whatever it is about."""
         self.requests: list[str] = []
         self.keys: list[str | None] = []
         server = self
@@ -104,6 +110,10 @@ class PolygonServer:
             wbufsize = 1 << 16  # one packet for head and body: of two, the second would wait until the first is acknowledged
 
             def do_GET(self) -> None:
+                if "/splits?" in self.path:
+                    server.split_requests.append(self.path)
+                    server._send(self, server._answer_splits(self.path, self.headers.get("Authorization")))
+                    return
                 server.requests.append(self.path)
                 server.keys.append(self.headers.get("Authorization"))
                 server._send(self, server._answer(self.path, self.headers.get("Authorization")))
@@ -131,6 +141,13 @@ class PolygonServer:
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+
+    def _answer_splits(self, path: str, key: str | None) -> Answer:
+        if scripted := self.answer_splits(path):
+            return scripted
+        if key != f"Bearer {KEY}":
+            return Answer(401, b'{"status":"ERROR","request_id":"r1","error":"Unknown API Key"}')
+        return Answer(body=json.dumps({"results": self.splits, "status": "OK", "request_id": "r1"}).encode())
 
     def _answer(self, path: str, key: str | None) -> Answer:
         if self.script:

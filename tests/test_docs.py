@@ -137,7 +137,12 @@ def columns(found: Sequence[Column]) -> str:
 def test_tables_page_lists_every_column() -> None:
     page = ROOT / "docs/tables.md"
     text = page.read_text("utf-8")
-    parts = {"production": PRODUCTION.columns, "cumulative": CUMULATIVE.columns, "staging": tables.STAGING_COLUMNS}
+    parts = {
+        "production": PRODUCTION.columns,
+        "cumulative": CUMULATIVE.columns,
+        "splits": tables.SPLITS.columns,
+        "staging": tables.STAGING_COLUMNS,
+    }
     for name, found in parts.items():
         start = f"<!-- generated: {name} -->\n"
         assert start in text
@@ -206,7 +211,9 @@ def test_json_page_lists_the_keys_of_every_result(maang: Maang) -> None:
     calls: dict[str, tuple[str, ...]] = dict.fromkeys(
         ("init-tables", "ingest", "check", "promote", "cumulate", "drop-staging", "run-day", "show"), on_day
     )
-    calls |= dict.fromkeys(("plan", "backfill", "status"), on_day) | dict.fromkeys(("config", "doctor", "maintain"), sample)
+    calls |= dict.fromkeys(("plan", "backfill", "status"), on_day) | dict.fromkeys(
+        ("config", "doctor", "maintain", "splits"), sample
+    )
     assert sorted(calls) == sorted(command_names())
     envelope = [cells[0].strip("`") for cells in table(ROOT / "docs/json.md", "key")]
     for name, argv in calls.items():

@@ -26,7 +26,7 @@ from maang_cli.retries import STAGING_ATTEMPTS
 from maang_cli.schemas import arrow_schema
 from maang_cli.sources import SOURCES
 from maang_cli.sources.base import Source
-from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, Table
+from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, STAGING_COLUMNS, Table
 from maang_cli.warehouses import WAREHOUSES
 from maang_cli.warehouses.base import Query, Replaced, Warehouse
 from tests import expected, settings
@@ -625,20 +625,22 @@ def test_show_as_of_returns_the_rows_of_that_time(part: str, feed: Feed) -> None
 @pytest.mark.parametrize("part", pipeline.PARTS)
 def test_init_tables_creates_one_part_and_reports_that_it_exists_the_next_time(part: str, warehouse: Warehouse) -> None:
     names = {
-        "schema": "the schema",
-        "staging": warehouse.full_name(request_for().staging),
-        "production": warehouse.full_name(PRODUCTION),
-        "cumulative": warehouse.full_name(CUMULATIVE),
+        "schema": ("the schema",),
+        "staging": (warehouse.full_name(request_for().staging),),
+        "production": (warehouse.full_name(PRODUCTION), warehouse.full_name(SPLITS)),
+        "cumulative": (warehouse.full_name(CUMULATIVE),),
     }
-    assert pipeline.init_tables(warehouse, request_for(), [part]) == pipeline.Initialized(created=(names[part],), present=())
-    assert pipeline.init_tables(warehouse, request_for(), [part]) == pipeline.Initialized(created=(), present=(names[part],))
+    assert pipeline.init_tables(warehouse, request_for(), [part]) == pipeline.Initialized(created=names[part], present=())
+    assert pipeline.init_tables(warehouse, request_for(), [part]) == pipeline.Initialized(created=(), present=names[part])
     missing = [other for other in pipeline.PARTS if other not in (part, "schema")]
-    assert pipeline.init_tables(warehouse, request_for(), missing).created == tuple(names[other] for other in missing)
+    assert pipeline.init_tables(warehouse, request_for(), missing).created == tuple(
+        name for other in missing for name in names[other]
+    )
 
 
 def test_init_tables_without_a_session_creates_no_staging(warehouse: Warehouse) -> None:
     everything = pipeline.init_tables(warehouse, Request(TICKERS, ()))
-    assert everything.created == ("the schema", warehouse.full_name(PRODUCTION), warehouse.full_name(CUMULATIVE))
+    assert everything.created == ("the schema", *map(warehouse.full_name, (PRODUCTION, SPLITS, CUMULATIVE)))
     assert pipeline.init_tables(warehouse, request_for()).created == (warehouse.full_name(request_for().staging),)
 
 

@@ -14,11 +14,12 @@ from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from maang_cli import checks, missing, pipeline, sessions, sql
+from maang_cli import checks, missing, pipeline, sessions, split_table, sql
 from maang_cli.checks import AllowMissing
 from maang_cli.schemas import arrow_schema
-from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, staging
-from maang_cli.warehouses.base import Query
+from maang_cli.splits import Split
+from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, STAGING_COLUMNS, staging
+from maang_cli.warehouses.base import Query, Read
 from maang_cli.warehouses.local import warehouse as local
 from tests import expected
 from tests.expected import Bar, Key, Row
@@ -28,6 +29,7 @@ SESSIONS = expected.run_of(date(2025, 11, 12), 14)
 DUCKDB = duckdb.connect(config=local.DUCKDB)
 
 ALLOWED = AllowMissing(tickers=frozenset({"META"}), percent=Decimal("12.5"))
+READS = {"production": Read(PRODUCTION), "splits": Read(SPLITS), "staging": Read(staging(TICKERS, SESSIONS[:2]))}
 FIRST, LAST = sql.day(SESSIONS[0]), sql.day(SESSIONS[1])
 TEXTS = {
     "publish": pipeline.publish_query(staging(TICKERS, SESSIONS[:2]), TICKERS, SESSIONS[:2]).text,
@@ -38,6 +40,8 @@ TEXTS = {
     "missing_tickers": sql.text("missing_tickers", sessions=sql.rows(map(sql.day, SESSIONS[:2])), first=FIRST, last=LAST),
     "stale_windows": missing.stale_windows_query(TICKERS, SESSIONS[-2:]).text,
     "unpublished_sessions": missing.unpublished_sessions_query(staging(TICKERS, SESSIONS[:2])).text,
+    "splits_and_nights": split_table.query_of(TICKERS, SESSIONS[0], SESSIONS[1], [("META", SESSIONS[1])], READS).text,
+    "adjusted_rows": pipeline.adjusted_text([], SESSIONS[:2], "TRUE"),
     "audit": checks.audit_sql(TICKERS, SESSIONS[:2], checks.ALLOW_NONE),
     "audit_report": checks.report_sql(TICKERS, SESSIONS[:2], ALLOWED),
 }
@@ -46,6 +50,7 @@ TABLES = {
     "production": arrow_schema(PRODUCTION.columns).empty_table(),
     "table": arrow_schema(PRODUCTION.columns).empty_table(),
     "cumulative": arrow_schema(CUMULATIVE.columns).empty_table(),
+    "splits": arrow_schema(SPLITS.columns).empty_table(),
 }
 AUDITED = ["check_name", "ticker", "date", "found", "allowed"]
 RESULTS = {
@@ -57,6 +62,8 @@ RESULTS = {
     "missing_tickers": ["date", "ticker"],
     "stale_windows": ["date", "missing", "stale"],
     "unpublished_sessions": ["session"],
+    "splits_and_nights": [*SPLITS.values, "previous_close", "open"],
+    "adjusted_rows": [column.name for column in PRODUCTION.columns],
     "audit": AUDITED,
     "audit_report": [*AUDITED, "failing"],
 }
@@ -157,8 +164,16 @@ def run_windows(query: Query, bars: Iterable[Bar]) -> dict[Key, Row]:
     return expected.by_key(found.to_pylist(), without="nothing")
 
 
-def windows(bars: Iterable[Bar], tickers: Iterable[str], targets: tuple[date, ...]) -> dict[Key, Row]:
-    return run_windows(pipeline.windows_query(tuple(tickers), targets), bars)
+def windows(
+    bars: Iterable[Bar], tickers: Iterable[str], targets: tuple[date, ...], known: Iterable[Split] = ()
+) -> dict[Key, Row]:
+    return run_windows(pipeline.windows_query(tuple(tickers), targets, known), bars)
+
+
+def applied(split: expected.Split) -> Split:
+    """A split as the table has it."""
+    ratio = Decimal(split.before), Decimal(split.after)
+    return Split(split.ticker, split.date, *ratio, "polygon", split.date, "applied", "")
 
 
 def priced(ticker: str, day: date, close: str, volume: int = 1) -> Bar:
@@ -191,6 +206,60 @@ def test_windows_of_random_bars_with_missing_ones_equal_the_recomputation(bars: 
     targets = SESSIONS[max(last - count + 1, 6) : last + 1]
     wanted = {key: row for key, row in expected.cumulative(bars).items() if key[0] in TICKERS and key[1] in targets}
     assert windows(bars, TICKERS, targets) == wanted
+
+
+some_splits = st.lists(
+    st.builds(
+        expected.Split,
+        ticker=st.sampled_from([*TICKERS, "OTHER"]),
+        date=st.sampled_from(SESSIONS[1:]),
+        before=st.integers(1, 30),
+        after=st.integers(1, 30),
+    ),
+    max_size=5,
+    unique_by=lambda split: (split.ticker, split.date),
+)
+
+
+@given(some_bars, some_splits, st.integers(6, 13), st.integers(1, 7))
+@examples(deadline=None, max_examples=200)
+def test_windows_across_random_splits_equal_the_recomputation_in_exact_fractions(
+    bars: list[Bar], splits: list[expected.Split], last: int, count: int
+) -> None:
+    targets = SESSIONS[max(last - count + 1, 6) : last + 1]
+    wanted = expected.cumulative(bars, splits)
+    found = windows(bars, TICKERS, targets, map(applied, splits))
+    assert found == {key: row for key, row in wanted.items() if key[0] in TICKERS and key[1] in targets}
+
+
+@pytest.mark.parametrize("ratio", [(1, 10), (1, 6), (2, 3), (8, 1), (3, 1), (20, 21)], ids=str)
+def test_restated_prices_round_half_up_at_every_cent(ratio: tuple[int, int]) -> None:
+    """Each of 600 cents in turn, ties such as 0.03 / 6 among them."""
+    split = expected.Split("META", SESSIONS[7], *ratio)
+    for start in range(1, 601, 6):
+        closes = [str(Decimal(cents).scaleb(-2)) for cents in range(start, start + 6)]
+        bars = [priced("META", day, close, 7 * start) for day, close in zip(SESSIONS[1:8], [*closes, "1"], strict=True)]
+        target = SESSIONS[7]
+        assert (
+            windows(bars, ["META"], (target,), [applied(split)])["META", target]
+            == (expected.cumulative(bars, [split])["META", target])
+        )
+
+
+def test_six_windows_differ_after_a_split_and_no_other() -> None:
+    """A 10:1 split: the prices before it are in tenths, the volumes in tens."""
+    bars = [priced("META", day, "1000.00" if number < 7 else "100.00", 50) for number, day in enumerate(SESSIONS)]
+    raw = windows(bars, ["META"], SESSIONS)
+    on_one_basis = windows(bars, ["META"], SESSIONS, [applied(expected.Split("META", SESSIONS[7], 1, 10))])
+    assert [day for _, day in raw if raw["META", day] != on_one_basis["META", day]] == list(SESSIONS[7:13])
+    assert on_one_basis["META", SESSIONS[8]] | {"ticker": "META"} == {
+        "ticker": "META",
+        "date": SESSIONS[8],
+        **{f"last_7_days_{name}": [Decimal("100.00")] * 7 for name in expected.PRICES},
+        "last_7_days_volume": [500] * 5 + [50] * 2,
+        "avg_7_day_volume": Decimal("371.43"),
+        "volatility_7_day": Decimal("0.0000"),
+    }
 
 
 @pytest.mark.parametrize(

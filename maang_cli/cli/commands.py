@@ -10,7 +10,7 @@ import typer
 
 from maang_cli import __version__
 from maang_cli.cli.context import Run
-from maang_cli.cli.options import NOT_OFFERED, SessionOptions, SharedOptions, parameters, take
+from maang_cli.cli.options import DAY, NOT_OFFERED, SessionOptions, SharedOptions, parameters, parse_date, take
 from maang_cli.errors import SettingsError
 
 # What a command needs beyond this is imported when it runs: `maang --help` loads no driver. Each command makes its request
@@ -143,15 +143,20 @@ def show(
             metavar="TIMESTAMP", help="Show the table as of this time (ISO 8601; UTC if it has no offset). [default: now]"
         ),
     ] = None,
+    adjusted: Annotated[bool, typer.Option("--adjusted", help="Show prices and volumes on the newest split's basis.")] = False,
 ) -> None:
     """Show the sessions' rows, as they are now or as they were at an earlier time.
+
+    Production holds prices as traded. --adjusted shows them on the basis of the newest split.
 
     Example: `maang show --date 2025-10-14 --table cumulative --json`
     """
     from maang_cli import pipeline
 
     request, instant = run.request(select), _instant(as_of)
-    run.finish(pipeline.show(run.warehouse, request, table.value, instant))
+    if adjusted and table is not ShownTable.production:
+        raise SettingsError(f"--adjusted shows production, not {table.value}", hint="leave out --table, or --adjusted")
+    run.finish(pipeline.show(run.warehouse, request, table.value, instant, adjusted=adjusted))
 
 
 @command("init-tables", STEPS, without=["allow_missing"])
@@ -272,6 +277,34 @@ def doctor(run: Run) -> None:
     for error in done.errors:
         error.hint = run.options.fill_in(error.hint)
     run.finish(done, next(iter(done.errors), None))
+
+
+@command("splits", MAINTAIN, without=["allow_missing", "ok_if_no_session"])
+def splits(
+    run: Run,
+    first: Annotated[str | None, typer.Option("--from", metavar=DAY, help="List splits from this date on.")] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar=DAY, help="List splits up to this date.")] = None,
+    add: Annotated[
+        list[str] | None, typer.Option(metavar="TICKER:DATE:FROM:TO", help="Add a split, such as NFLX:2025-11-17:1:10.")
+    ] = None,
+    ignore: Annotated[list[str] | None, typer.Option(metavar="TICKER:DATE", help="Don't apply a split that is listed.")] = None,
+    clear: Annotated[list[str] | None, typer.Option(metavar="TICKER:DATE", help="Take back what you added or ignored.")] = None,
+) -> None:
+    """List the known splits, or change them. The windows that follow from a change are refreshed.
+
+    Example: `maang splits --from 2025-11-01`
+    """
+    from maang_cli import user_splits
+
+    given = {"add": add, "ignore": ignore, "clear": clear}
+    edits = [user_splits.parse(kind, text) for kind, texts in given.items() for text in texts or ()]
+    days = [None if text is None else parse_date(text, flag) for text, flag in ((first, "--from"), (last, "--to"))]
+    if edits and any(days):
+        raise SettingsError("--from and --to select what is listed", hint="leave them out to change a split")
+    if edits:
+        run.finish(user_splits.edit(run.warehouse, edits))
+    else:
+        run.finish(user_splits.listed(run.warehouse, run.settings.tickers, *days))
 
 
 @command("maintain", MAINTAIN, without=["tickers", "allow_missing", "ok_if_no_session"])

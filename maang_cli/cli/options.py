@@ -49,12 +49,14 @@ class SessionOptions:
         if self.first is None:
             if self.last is not None:
                 raise SettingsError("--to needs --from", hint="give both, such as --from 2025-10-01 --to 2025-10-14")
-            return sessions.select_dates([_date(text) for text in self.date], now) if self.date else None
+            return sessions.select_dates([parse_date(text) for text in self.date], now) if self.date else None
         if self.date:
             raise SettingsError(
                 "--date and --from can't be combined", hint="give --date, once or several times, or --from and --to"
             )
-        return sessions.select_range(_date(self.first, "--from"), None if self.last is None else _date(self.last, "--to"), now)
+        return sessions.select_range(
+            parse_date(self.first, "--from"), None if self.last is None else parse_date(self.last, "--to"), now
+        )
 
 
 def _setting(metavar: str, text: str) -> Any:
@@ -130,7 +132,12 @@ def take(bundle: type[Bundle], values: dict[str, Any]) -> Bundle:
     return bundle(**{field.name: values.pop(field.name) for field in fields(bundle) if field.name in values})
 
 
-def _date(text: str, flag: str = "--date") -> date:
+def parse_date(text: str, flag: str = "--date") -> date:
+    """A date as a person types it.
+
+    Raises:
+        SettingsError: it is not one.
+    """
     with contextlib.suppress(ValueError):
         if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
             return date.fromisoformat(text)

@@ -110,7 +110,7 @@ def _plan(value: Plan) -> dict[str, Any]:
         "missing": _missing(value.bars.missing),
         "allowed": _missing(value.bars.allowed),
         "windows": _windows(value.windows),
-        "calls": value.calls.number,
+        "calls": value.calls.total,
         "grouped_calls": len(value.calls.grouped),
         "range_calls": len(value.calls.ranges),
         "cached_answers": value.calls.cached,
@@ -149,12 +149,13 @@ def _status(value: Status) -> dict[str, Any]:
         "last_final": value.last_final,
         "next_due": value.next_due,
         "next_due_at": final_at(value.next_due),
+        "disputed_splits": [asdict(split) for split in value.disputed],
     }
 
 
 @document.register(Rows)
 def _rows(value: Rows) -> dict[str, Any]:
-    return {"table": value.table, "rows": value.rows.to_pylist()}
+    return {"table": value.table, "rows": value.rows.to_pylist(), "adjusted": value.adjusted}
 
 
 def _refused(refused: Mapping[date, Sequence[str]]) -> list[dict[str, Any]]:

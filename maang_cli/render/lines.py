@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from datetime import date
 from functools import singledispatch
 
 from maang_cli.backfill import BackfillProgress, Plan
 from maang_cli.checks import Audit, FailingRow
 from maang_cli.pipeline import Cumulated, Dropped, Ingested, Initialized, Published
+from maang_cli.splits import Split
 from maang_cli.warehouses.base import Replaced
 
 
@@ -19,12 +21,15 @@ def line(value: object) -> str:
 @line.register(Initialized)
 def _initialized(value: Initialized) -> str:
     found = (("created", value.created), ("added the columns", value.added))
-    return "; ".join(f"{what} {', '.join(names)}" for what, names in found if names)
+    parts = [f"{what} {', '.join(names)}" for what, names in found if names]
+    return "; ".join([*parts, *([fetch_splits(value.without_splits)] if value.without_splits else [])])
 
 
 @line.register(Ingested)
 def _ingested(value: Ingested) -> str:
-    return f"{plural(value.rows, 'bar')} from {value.source}{', made up' if value.made_up else ''}"
+    news = {split.key: split for split in (*value.splits.changed, *value.splits.disputed)}
+    said = "".join(f"; split: {split_line(split)}" for split in news.values())
+    return f"{plural(value.rows, 'bar')} from {value.source}{', made up' if value.made_up else ''}{said}"
 
 
 @line.register(Audit)
@@ -47,6 +52,11 @@ def _cumulated(value: Cumulated) -> str:
         span = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
         text += f"; some windows are incomplete: no bars for {plural(len(days), 'session')} ({span})"
     return text
+
+
+@line.register(Replaced)
+def _replaced(value: Replaced) -> str:
+    return _changes(value, "window")
 
 
 @line.register(Dropped)
@@ -74,6 +84,15 @@ def _backfill_progress(value: BackfillProgress) -> str:
     )
 
 
+def split_line(split: Split) -> str:
+    return f"{split.ticker} {split.ratio} on {split.session}, {split.state} ({split.reason})"
+
+
+def fetch_splits(stored: tuple[date, date]) -> str:
+    """What to do once about a production that was filled before there was a table of splits."""
+    return f"fetch the splits of what is stored: maang backfill --from {stored[0]} --to {stored[1]}"
+
+
 def cost(plan: Plan) -> str:
     """How long a backfill takes, and why."""
     return f"{_duration(plan.seconds)} ({_calls(plan)})"
@@ -85,7 +104,7 @@ def reused(plan: Plan) -> str:
 
 
 def _calls(plan: Plan) -> str:
-    return plural(plan.calls.number, "call") + (f" at {plan.per_minute} a minute" if plan.per_minute else "")
+    return plural(plan.calls.total, "call") + (f" at {plan.per_minute} a minute" if plan.per_minute else "")
 
 
 def _duration(seconds: float) -> str:

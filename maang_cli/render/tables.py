@@ -19,9 +19,10 @@ from maang_cli.config import Configuration
 from maang_cli.doctor import Checkup
 from maang_cli.missing import spans
 from maang_cli.pipeline import Cumulated, DayRun, Dropped, Ingested, Initialized, Published, Rows
-from maang_cli.render.lines import ALLOWED, allowed_missing, bytes_of, line, plural
+from maang_cli.render.lines import ALLOWED, allowed_missing, bytes_of, fetch_splits, line, plural, split_line
 from maang_cli.sessions import final_at
 from maang_cli.status import Status
+from maang_cli.user_splits import Edited, Listed
 from maang_cli.warehouses.base import Cleanup, Replaced
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def _initialized(value: Initialized) -> Iterator[RenderableType]:
         yield f"added the column {escape(name)}"
     for name in value.present:
         yield f"{escape(name)} already exists"
+    if value.without_splits:
+        yield escape(fetch_splits(value.without_splits))
 
 
 @people.register(Ingested)
@@ -206,12 +209,30 @@ def _status(value: Status) -> Iterator[str | Table]:
         if days:
             number = sum(getattr(windows, name) for windows in value.windows.values())
             yield escape(f"{what}: {number} ({spans(days)})")
+    for split in value.disputed:
+        yield escape(f"split disputed: {split_line(split)}")
     for found in value.staging:
         why = "all of it is published" if found.published else "left by a refused, running or killed run"
         yield escape(f"staging: {found.table}, {plural(found.rows, 'row')}; {why}")
     first, last = value.request.sessions[0], value.request.sessions[-1]
     if value.complete:
         yield escape(f"complete: {plural(len(value.request.sessions), 'session')} from {first} to {last}")
+
+
+@people.register(Listed)
+def _listed(value: Listed) -> Iterator[str | Table]:
+    table = _table("ticker", "date", "ratio", "state", "source", "reason")
+    for split in value.splits:
+        table.add_row(*map(Text, (split.ticker, str(split.session), split.ratio, split.state, split.source, split.reason)))
+    yield table
+    yield f"{plural(len(value.splits), 'split')} in {escape(value.table)}"
+
+
+@people.register(Edited)
+def _edited(value: Edited) -> Iterator[str]:
+    yield from (escape(split_line(split)) for split in value.changed)
+    yield from (escape(f"{split.ticker} {split.ratio} on {split.session}, removed") for split in value.removed)
+    yield escape(f"{value.windows.table}: {line(value.windows)}")
 
 
 @people.register(Maintained)
@@ -229,7 +250,8 @@ def _maintained(value: Maintained) -> Iterator[str | Table]:
 @people.register(Rows)
 def _rows(value: Rows) -> Iterator[RenderableType]:
     yield _Rows(value.rows)
-    yield f"{plural(value.rows.num_rows, 'row')} of {escape(value.table)}"
+    basis = ", on the basis of the newest split" if value.adjusted else ""
+    yield f"{plural(value.rows.num_rows, 'row')} of {escape(value.table)}{basis}"
 
 
 class _Rows:
@@ -281,6 +303,9 @@ _TEXT = {
     "value",
     "from",
     "insertion_timestamp",
+    "state",
+    "source",
+    "reason",
 }
 """Columns that are aligned to the left."""
 

@@ -8,6 +8,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Protocol
 
 from maang_cli.errors import MaangError
+from maang_cli.splits import Claim
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Calls:
-    """The API calls that a fetch needs."""
+    """The API calls that a fetch of bars needs, and those for the splits around them."""
 
     grouped: tuple[date, ...] = ()
     """Sessions, in order, with one call each for all tickers."""
@@ -24,9 +25,17 @@ class Calls:
     cached: int = 0
     """Tickers for which an earlier run has left a cached answer, which costs no call."""
 
+    splits: int = 0
+
     @property
     def number(self) -> int:
+        """For bars."""
         return len(self.grouped) + len(self.ranges)
+
+    @property
+    def total(self) -> int:
+        """For bars and splits."""
+        return self.number + self.splits
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,13 @@ class Source(Protocol):
             SourceDenied: the key or the plan does not allow it (2).
             NotPublishedYet: a session is not served yet (4).
             SourceFailed: no usable answer, after retries (4).
+        """
+
+    def splits(self, tickers: Sequence[str], first: date, last: date) -> Sequence[Claim]:
+        """The splits of these tickers with execution dates from `first` to `last`, as the source lists them, right or wrong.
+
+        Raises:
+            SourceDenied, SourceFailed: as `bars`. A plan without splits is not an error: the user is told, and there are none.
         """
 
     def doctor_checks(self) -> Mapping[str, Callable[[], str]]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from maang_cli import sessions as calendar
 from maang_cli.schemas import arrow_schema
 from maang_cli.sources.base import Calls, Fetched, Resume
+from maang_cli.splits import Claim
 from maang_cli.tables import STAGING_COLUMNS
 
 _SCALES = ((512, 4000), (96, 1600), (20, 700), (5, 250), (1, 90))
@@ -26,8 +27,17 @@ def _draw(below: int, *seed: object) -> int:
     return int.from_bytes(digest[:8]) % below
 
 
+SPLIT = Claim("NFLX", date(2025, 11, 17), Decimal(1), Decimal(10), "sample")
+"""The one split, so that a newcomer can see what it does to a window."""
+
+
+def _shares(ticker: str, session: date) -> int:
+    """How many shares one share of the first session has become."""
+    return int(SPLIT.split_to) if ticker == SPLIT.ticker and session >= SPLIT.executed else 1
+
+
 def _close(ticker: str, day: date) -> int:
-    """The close in cents."""
+    """The close in cents, on the first session's basis."""
     base = 2_000 + _draw(48_000, ticker, "base")
     moved = 10_000
     for days, reach in _SCALES:
@@ -47,7 +57,10 @@ def _bar(ticker: str, session: date) -> dict[str, object]:
     low = min(opened, close) * (10_000 - _draw(120, ticker, session, "low")) // 10_000
     usual = 1_000_000 + _draw(49_000_000, ticker, "volume")
     volume = usual * (70 + _draw(61, ticker, session, "volume")) // 100
-    prices = {"open": opened, "high": high, "low": low, "close": close, "vwap": (high + low + close) // 3}
+    shares = _shares(ticker, session)
+    volume *= shares
+    whole = {"open": opened, "high": high, "low": low, "close": close, "vwap": (high + low + close) // 3}
+    prices = {name: cents // shares for name, cents in whole.items()}
     return {
         "session": session,
         "ticker": ticker,
@@ -65,6 +78,9 @@ class SampleSource:
     def bars(self, tickers: Sequence[str], sessions: Sequence[date]) -> pa.Table:
         rows = [_bar(ticker, session) for session in sessions for ticker in tickers]
         return pa.Table.from_pylist(rows, schema=arrow_schema(STAGING_COLUMNS))
+
+    def splits(self, tickers: Sequence[str], first: date, last: date) -> Sequence[Claim]:
+        return [SPLIT] if SPLIT.ticker in tickers and first <= SPLIT.executed <= last else []
 
     def doctor_checks(self) -> Mapping[str, Callable[[], str]]:
         return {}

@@ -4,7 +4,7 @@
 `{tickers}`: a relation with one column, `ticker`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date
 from functools import cache
 from importlib.resources import files
@@ -44,6 +44,15 @@ def string(value: str) -> str:
 def day(value: date) -> str:
     """A date literal."""
     return f"DATE '{value}'"
+
+
+def relation(columns: Mapping[str, str], rows: Iterable[Iterable[str]]) -> str:
+    """A SELECT of rows of literals, in these columns (name to type); it may have no rows."""
+    values = ", ".join(f"({', '.join(row)})" for row in rows)
+    cast = ", ".join(f"CAST({name} AS {kind}) AS {name}" for name, kind in columns.items())
+    if not values:
+        return f"SELECT {', '.join(f'CAST(NULL AS {kind}) AS {name}' for name, kind in columns.items())} WHERE FALSE"
+    return f"SELECT {cast} FROM (VALUES {values}) AS v({', '.join(columns)})"
 
 
 def differs(left: str, right: str, columns: Iterable[str]) -> str:

@@ -33,7 +33,7 @@ WIDE = ",".join(f"T{number}" for number in range(20))
 """So many tickers that one call a session is cheaper than one call a ticker."""
 ASKS = "from maang_cli.cli import commands, process; commands.ASK_SECONDS = 0; process.run()"
 """`maang`, which asks before any backfill: one that takes an hour would take too long."""
-LINE = re.compile(r"backfill +(\d+) of 14 sessions, (\d+) rows, (\d+) of (?:3|14) calls(?:, (\d+) s left)?")
+LINE = re.compile(r"backfill +(\d+) of 14 sessions, (\d+) rows, (\d+) of (?:4|15) calls(?:, (\d+) s left)?")
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_log_gets_a_line_every_few_seconds(market: PolygonServer, capsys: pytest
     found = numbers(err)
     assert found == sorted(found)
     assert [each[:2] for each in found] == [(0, 0)] * 3 + [(5, 15), (10, 30), (14, 42)]
-    assert found[-1][2] == 3
+    assert found[-1][2] == 4
     assert len(err.splitlines()) == len(found)
     assert out == ""
 
@@ -77,12 +77,12 @@ def test_short_backfill_needs_no_line(market: PolygonServer, capsys: pytest.Capt
 
 def test_quiet_display_shows_nothing(market: PolygonServer, capsys: pytest.CaptureFixture[str]) -> None:
     done = run_backfill(ProgressDisplay(quiet=True, line_seconds=0), TICKERS)
-    assert (done.calls, capsys.readouterr().err) == (3, "")
+    assert (done.calls, capsys.readouterr().err) == (4, "")
 
 
 def test_quiet_backfill_prints_only_its_result(maang: Maang, market: PolygonServer) -> None:
     done = maang("backfill", *RANGE, *OURS, "--quiet", "--json")
-    assert (done.err, done.result["calls"]) == ("", 3)
+    assert (done.err, done.result["calls"]) == ("", 4)
 
 
 def test_time_left_is_the_plans_if_no_call_has_to_wait(
@@ -90,7 +90,7 @@ def test_time_left_is_the_plans_if_no_call_has_to_wait(
 ) -> None:
     monkeypatch.setenv("MAANG_CALLS_PER_MINUTE", "20")
     plan = maang("plan", *RANGE, "--tickers", WIDE).out
-    assert "14 calls at 20 a minute, about 280 rows, 2 commits, 1 s" in plan
+    assert "15 calls at 20 a minute, about 280 rows, 2 commits, 2 s" in plan
     run_backfill(ProgressDisplay(quiet=False, line_seconds=0), WIDE)
     first = next(found for line in capfd.readouterr().err.splitlines() if (found := LINE.fullmatch(line)))
     assert first.groups() == ("0", "0", "1", "0")
@@ -105,9 +105,9 @@ def test_terminal_shows_a_bar_and_removes_it(market: PolygonServer) -> None:
     code, written = on_terminal("backfill", *RANGE, *OURS, "--json")
     assert code == 0
     plain = CODES.sub("", written)
-    assert re.search(r"backfill +[━╺╸]+ +0 of 14 sessions, 0 rows, \d of 3 calls", plain)
+    assert re.search(r"backfill +[━╺╸]+ +0 of 14 sessions, 0 rows, \d of 4 calls", plain)
     assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l"), "the cursor is shown again"
-    assert json.loads(plain[plain.index("{") :])["result"]["calls"] == 3
+    assert json.loads(plain[plain.index("{") :])["result"]["calls"] == 4
 
 
 def test_dumb_terminal_gets_lines_like_a_log(market: PolygonServer) -> None:
@@ -120,7 +120,7 @@ def test_dumb_terminal_gets_lines_like_a_log(market: PolygonServer) -> None:
 
 
 AN_HOUR = ("--from", "2024-01-01", "--to", "2025-10-20", "--tickers", ",".join(f"T{number}" for number in range(62)))
-"""62 calls, one a ticker, of which a key with one call a minute makes the last after 61 minutes."""
+"""62 calls, one a ticker, and one for splits: a key with one call a minute makes the last after 62 minutes."""
 
 
 @pytest.mark.parametrize("typed", ["n\n", "\n", "\x04"], ids=["no", "nothing", "end of file"])
@@ -128,8 +128,8 @@ def test_backfill_of_more_than_an_hour_asks_and_without_a_yes_does_nothing(typed
     code, written = on_terminal("backfill", *AN_HOUR, typed=typed, MAANG_CALLS_PER_MINUTE="1")
     words = " ".join(CODES.sub("", written).split())
     assert (code, market.requests) == (2, [])
-    assert re.search(r"62 calls at 1 a minute, about \d+ rows, \d+ commits, 61 min; continue\? \[y/N\]", words)
-    assert "error: not started: this would take about 61 min (62 calls at 1 a minute)" in words
+    assert re.search(r"63 calls at 1 a minute, about \d+ rows, \d+ commits, 62 min; continue\? \[y/N\]", words)
+    assert "error: not started: this would take about 62 min (63 calls at 1 a minute)" in words
     assert "hint: give --yes, or a shorter range" in words
     assert not (home / "warehouse" / "maang").exists()
 

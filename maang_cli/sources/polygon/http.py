@@ -11,8 +11,16 @@ MAX_REASON_BYTES = 10_000
 """The body of a refusal is one sentence in an envelope; what is far larger does not come from the API."""
 
 
-class BeyondPlan(SourceDenied):
+class NotInPlan(SourceDenied):
+    """The plan does not include what was requested."""
+
+
+class BeyondPlan(NotInPlan):
     """The plan's history does not reach back to the requested session."""
+
+
+class NotFound(SourceDenied):
+    """There is no such endpoint at this address."""
 
 
 def vendor(settings: PolygonSettings) -> Vendor:
@@ -39,8 +47,8 @@ def _refuse(status: int, text: str) -> NoReturn:
     if status == 403 and "before end of day" in text:
         raise NotPublishedYet(text, hint="this plan serves a session after its end: try again in the morning")
     if status == 403:
-        kind = BeyondPlan if "timeframe" in text else SourceDenied
+        kind = BeyondPlan if "timeframe" in text else NotInPlan
         raise kind(text, hint="request a session within the plan's history, or change the plan")
     if status in (400, 404):
-        raise SourceDenied(text, hint="check MAANG_POLYGON_URL")
+        raise (NotFound if status == 404 else SourceDenied)(text, hint="check MAANG_POLYGON_URL")
     raise SourceFailed(text, hint="run the same command again")

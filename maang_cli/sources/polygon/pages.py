@@ -39,7 +39,7 @@ class Pages:
                 break
             if len(pages) == most or sum(each.total for each in pages) > MAX_ROWS:
                 raise self._reader.contradiction(what, f"more than {most} pages or {MAX_ROWS} results")
-            following = self._checked(page.next_url, what)
+            following = self.checked(page.next_url, what)
             page = read(self._get(following))
             pages.append(page)
         return Page(
@@ -48,7 +48,7 @@ class Pages:
             wrong={key: text for each in pages for key, text in each.wrong.items()},
         )
 
-    def _checked(self, url: str, what: str) -> str:
+    def checked(self, url: str, what: str) -> str:
         """The address of the next page. The key is sent there, so it must be the same host."""
         try:
             parts = urlsplit(url)

@@ -24,7 +24,7 @@ from maang_cli.settings import LOOPBACK, Settings
 from maang_cli.sources.base import Calls, Fetched, Resume
 from maang_cli.sources.http import Oversized, RetryingGet
 from maang_cli.sources.ordered_pool import OrderedPool
-from maang_cli.sources.polygon import fewest_calls
+from maang_cli.sources.polygon import fewest_calls, splits
 from maang_cli.sources.polygon import settings as polygon_settings
 from maang_cli.sources.polygon.arrow import SCHEMA
 from maang_cli.sources.polygon.cached_answers import CachedAnswers
@@ -33,6 +33,7 @@ from maang_cli.sources.polygon.pages import Pages
 from maang_cli.sources.polygon.parse import Adjusted, Contradiction, Page, Reader
 from maang_cli.sources.polygon.settings import PolygonSettings
 from maang_cli.sources.rate_limit import RateLimiter
+from maang_cli.splits import Claim
 
 log = logging.getLogger("maang")
 for _name in ("RESTClient", "WebSocketClient"):  # the client logs to stdout, which is for results
@@ -92,6 +93,16 @@ class PolygonSource:
         for error in fetched.failed.values():
             raise error
         return fetched.rows
+
+    def splits(self, tickers: Sequence[str], first: date, last: date) -> list[Claim]:
+        what = f"splits from {first} to {last}"
+        vendor = splits.Vendor(
+            self._base.geturl().rstrip("/"),
+            self._get_page,
+            lambda url: self._pages.checked(url, what),
+            lambda found: self._reader.contradiction(what, found),
+        )
+        return splits.fetch(vendor, tickers, first, last)
 
     def fetch(
         self,
@@ -310,7 +321,7 @@ def _session_before(day: date) -> date:
 def _fewest(missing: Mapping[date, frozenset[str]], cached: CachedAnswers) -> Calls:
     lacking = cached.lacking(missing)
     covered = frozenset[str]().union(*(tickers - left for tickers, left in {(missing[day], lacking[day]) for day in missing}))
-    return replace(fewest_calls.fewest(lacking), cached=len(covered))
+    return replace(fewest_calls.fewest(lacking), cached=len(covered), splits=1)
 
 
 def _by_ticker(missing: Mapping[date, frozenset[str]]) -> dict[str, list[date]]:

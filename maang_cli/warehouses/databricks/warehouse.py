@@ -15,7 +15,7 @@ from maang_cli import sql
 from maang_cli.errors import MaangError, NotOwner, SettingsError, WarehouseDenied
 from maang_cli.retries import COMMIT_ATTEMPTS, commit_pause
 from maang_cli.settings import Settings
-from maang_cli.tables import CUMULATIVE, PRODUCTION, Column, Table, differences
+from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, Column, Table, differences
 from maang_cli.warehouses.base import GateFailed, Query, Replaced, Size, TableMissing, commit_lost, table_mismatch
 from maang_cli.warehouses.databricks import doctor
 from maang_cli.warehouses.databricks import settings as databricks_settings
@@ -47,6 +47,7 @@ from maang_cli.warehouses.databricks.volume import Volume
 
 log = logging.getLogger("maang")
 
+_OWN = (PRODUCTION, CUMULATIVE, SPLITS)
 SMALL = 1000
 """The most rows that fit into one statement's text, 100 KB; more rows go through a volume."""
 Found: TypeAlias = dict[str, Column]
@@ -76,8 +77,8 @@ class DatabricksWarehouse:
 
     def create_schema(self) -> bool:
         # Look first: a user who may not create a schema may still use an existing one.
-        found = self._look(PRODUCTION, CUMULATIVE)
-        self._seen = {table.name: (found or {}).get(table.name) for table in (PRODUCTION, CUMULATIVE)}
+        found = self._look(*_OWN)
+        self._seen = {table.name: (found or {}).get(table.name) for table in _OWN}
         if found is None:
             self._make_schema()
         return found is None
@@ -86,7 +87,7 @@ class DatabricksWarehouse:
         self.connection.run(f"CREATE SCHEMA IF NOT EXISTS {quote(self._schema)}")
 
     def has_schema(self) -> bool:
-        return self._look(PRODUCTION, CUMULATIVE) is not None
+        return self._look(*_OWN) is not None
 
     @property
     def location(self) -> str:

@@ -15,10 +15,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from maang_cli import sessions
-from maang_cli.errors import NotPublishedYet, SettingsError, SourceDenied, SourceFailed
+from maang_cli.errors import NotPublishedYet, SettingsError, SourceFailed
 from maang_cli.sources import SOURCES
 from maang_cli.sources.base import Fetched, Source
 from maang_cli.sources.http import MAX_BYTES
+from maang_cli.sources.polygon.http import BeyondPlan
 from maang_cli.sources.polygon.source import open_source
 from tests import settings
 from tests.conftest import real_market
@@ -317,7 +318,7 @@ def test_sessions_before_the_plans_history_fail_by_name(source: Source, polygon:
     (batch,) = source.fetch(dict.fromkeys(DAYS, frozenset(TICKERS)), [DAYS])
     assert pairs(batch) == all_pairs(*DAYS[9:])
     assert list(batch.failed) == list(DAYS[:9])
-    assert {type(error).__mro__[1] for error in batch.failed.values()} == {SourceDenied}
+    assert {type(error) for error in batch.failed.values()} == {BeyondPlan}
     assert "data timeframe" in str(batch.failed[DAYS[0]])
 
 
