@@ -185,7 +185,8 @@ def _fetch_and_publish(
         _make_room(warehouse, request)
     clock = _Clock(source, todo, report)
     windows = todo.windows
-    if pipeline.learn_splits(source, warehouse, request).changed:
+    learned = pipeline.learn_splits(source, warehouse, request)
+    if learned.changed and not todo.bars.missing.keys() >= set(request.sessions):
         windows = stale_windows(warehouse, request, todo.bars)
     batches = [batch.sessions for batch in todo.batches]
     with contextlib.closing(source.fetch(todo.bars.missing, batches, clock.tick, resume=todo.resume)) as answers:

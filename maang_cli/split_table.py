@@ -50,7 +50,8 @@ def read(
 ) -> Known:
     """The splits with first sessions from `first` to `last`, and the prices around them and around the claimed ones.
 
-    A table that does not exist has no rows. `staged`: a staging table whose bars count as well.
+    A table that does not exist, or that another run has just dropped, has no rows. `staged`: a staging table whose bars count
+    as well.
     """
     claimed = sorted({(claim.ticker, splits.session_of(claim.executed)) for claim in claims})
     days = [first, last, *(day for _, day in claimed)]
@@ -63,10 +64,7 @@ def read(
         try:
             rows = warehouse.query(query_of(tickers, first, last, claimed, reads)).to_pylist()
         except TableMissing as exc:
-            gone = next((name for name, each in reads.items() if each.table == exc.table and name != "staging"), None)
-            if gone is None:
-                raise
-            del reads[gone]
+            reads = {name: each for name, each in reads.items() if each.table != exc.table}
             continue
         known = [Split(*(row[name] for name in _KINDS)) for row in rows if row["state"] is not None]
         return Known(tuple(known), {(row["ticker"], row["date"]): Night(row["previous_close"], row["open"]) for row in rows})
