@@ -3,7 +3,7 @@
 Rules that began after 1990 carry their first year. A test compares every day from 1990 to 2060 with `exchange_calendars`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
 from functools import cache
 
@@ -24,10 +24,22 @@ UNSCHEDULED = {
 }
 
 
+_declared: frozenset[date] = frozenset()
+"""Closures that the user has declared, of which this version does not know."""
+
+
+def declare_closed(days: Iterable[date]) -> None:
+    """NYSE did not, or will not, trade on these days: from now on, in this process. They replace those declared before."""
+    global _declared  # noqa: PLW0603 - the calendar is a fact about the world, and every module asks it
+    _declared = frozenset(days)
+
+
 def why_closed(day: date) -> str | None:
     """Why NYSE did not, or will not, trade on `day` ("Saturday", "Thanksgiving Day"); None for a session."""
     if day.weekday() >= 5:
         return f"{day:%A}"
+    if day in _declared:
+        return "closed, as MAANG_CLOSED says"
     return UNSCHEDULED.get(day) or _holidays(day.year).get(day)
 
 

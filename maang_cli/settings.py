@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +22,7 @@ import platformdirs
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from maang_cli import config_file
+from maang_cli import closures, config_file
 from maang_cli.checks import AllowMissing
 from maang_cli.config_file import ConfigFile
 from maang_cli.errors import SettingsError
@@ -83,6 +84,7 @@ class Given(Environment):
     warehouse: str = Field("", alias="MAANG_WAREHOUSE")
     schema_name: str = Field("", alias="MAANG_SCHEMA")
     home: str = Field("", alias="MAANG_HOME")
+    closed: Listed = Field("", alias="MAANG_CLOSED")
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def load(sources: Mapping[str, SourceKind], warehouses: Mapping[str, WarehouseKi
 
     The first source and warehouse are the defaults. Logs a warning if other users may read a secret in the file.
 
+    Also declares MAANG_CLOSED to the calendar.
+
     Raises:
         SettingsError: one of them is wrong, or the file has a key that is not a setting.
     """
@@ -126,6 +130,7 @@ def load(sources: Mapping[str, SourceKind], warehouses: Mapping[str, WarehouseKi
             f"made-up bars can't be written to {warehouse}",
             hint=f"use --warehouse {', '.join(usable)}, or --source {', '.join(real)} for real bars",
         )
+    closures.declare_closed(_closed(given.closed))
     return Settings(
         tickers=parse_tickers(given.tickers),
         allow_missing=parse_allow_missing(given.allow_missing),
@@ -136,6 +141,15 @@ def load(sources: Mapping[str, SourceKind], warehouses: Mapping[str, WarehouseKi
         # A relative folder in the file means the same in every current folder.
         home=_home(given.home, file.path if origin("MAANG_HOME", file, by_variable) is Origin.FILE else None),
     )
+
+
+def _closed(text: str) -> list[date]:
+    try:
+        return [date.fromisoformat(day.strip()) for day in text.split(",") if day.strip()]
+    except ValueError as exc:
+        raise SettingsError(
+            f"MAANG_CLOSED must be dates, not {text[:40]!r}", hint="list them as in MAANG_CLOSED=2027-01-11,2027-01-12"
+        ) from exc
 
 
 def variables(flags: Mapping[str, str]) -> dict[str, str]:

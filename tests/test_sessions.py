@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from maang_cli import sessions
+from maang_cli import closures, sessions
 from maang_cli.closures import why_closed
 from maang_cli.errors import ExitCode, MaangError, NoSession, NotPublishedYet, SettingsError
 from tests import expected
@@ -248,3 +248,18 @@ def test_range_that_ends_on_a_weekend_after_the_last_final_session_needs_no_note
 def test_range_without_a_final_session_is_an_error(first: date, last: date, error: type[MaangError], message: str) -> None:
     with pytest.raises(error, match=message):
         sessions.select_range(first, last, NOON)
+
+
+@pytest.fixture
+def unforeseen() -> Iterator[date]:
+    """A Monday that the user declares closed."""
+    closures.declare_closed([date(2025, 10, 13)])
+    yield date(2025, 10, 13)
+    closures.declare_closed([])
+
+
+def test_day_that_is_declared_closed_is_not_a_session(unforeseen: date) -> None:
+    with pytest.raises(NoSession, match="closed, as MAANG_CLOSED says"):
+        sessions.require(unforeseen, YEARS_LATER)
+    assert sessions.window(date(2025, 10, 14))[-2:] == (date(2025, 10, 10), date(2025, 10, 14))
+    assert sessions.between(date(2025, 10, 10), date(2025, 10, 14)) == (date(2025, 10, 10), date(2025, 10, 14))

@@ -63,6 +63,7 @@ class Run:
         from maang_cli.pipeline import Request
 
         now = datetime.now(UTC)
+        made_up = SOURCES[self.settings.source].made_up  # the settings first: they may close a day
         selection = select.select(now)
         if selection is None and default_to_last:
             selection = sessions.Selection((sessions.last_final(now),))
@@ -70,7 +71,7 @@ class Run:
             raise SettingsError("no session is selected", hint="give --date, such as --date 2025-10-14, or --from and --to")
         if fetches:
             _ = self.source
-        if SOURCES[self.settings.source].made_up:
+        if made_up:
             self.progress.say(f"note: the {self.settings.source} source's bars are made up")
         for note in selection.notes if selection else ():
             self.progress.say(f"note: {note}")

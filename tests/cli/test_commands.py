@@ -328,3 +328,18 @@ def test_sample_day_loads_no_vendor_code_and_needs_no_extra() -> None:
     loaded = loaded_by("run-day", *ON_DAY, *SAMPLE, "-q", before=WITHOUT_EXTRAS)
     assert {"duckdb", "pyiceberg"} <= loaded
     assert not loaded & {"polygon", "urllib3", "tenacity", "certifi", "requests", "sqlalchemy"}
+
+
+def test_day_that_is_declared_closed_exits_99(maang: Maang, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAANG_CLOSED", "2025-10-13, 2025-10-14")
+    done = maang("run-day", *ON_DAY, *SAMPLE)
+    assert (done.code, "2025-10-14 is not a session: closed, as MAANG_CLOSED says" in done.err) == (99, True)
+    monkeypatch.delenv("MAANG_CLOSED")
+    assert maang("run-day", *ON_DAY, *SAMPLE).code == 0
+
+
+def test_closed_days_that_are_no_dates_exit_2(maang: Maang, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAANG_CLOSED", "tomorrow")
+    done = maang("status", *SAMPLE)
+    assert done.code == 2
+    assert "MAANG_CLOSED must be dates, not 'tomorrow'" in done.err

@@ -71,6 +71,8 @@ class PolygonSource:
         self._reader = Reader(polygon.host, polygon.clean)
         self._client = RESTClient(polygon.key, base=settings.url, retries=0)
         self._client.client = self._http
+        self._served: dict[date, bool] = {}
+        """Whether the vendor has any bars of a session, as far as this run has asked."""
         self._pages = Pages(self._base, self._get_page, self._reader)
 
     @property
@@ -180,12 +182,29 @@ class PolygonSource:
     def _grouped(self, session: date, wanted: frozenset[str]) -> Page:
         answer = self._client.get_grouped_daily_aggs(session, adjusted=False, raw=True)
         page = self._pages.read(lambda body: self._reader.grouped(body, session, wanted), answer.data, str(session), MAX_PAGES)
+        self._served[session] = bool(page.total)
         if not page.total:
-            raise NotPublishedYet(
-                f"{self._base.netloc} has no bars for {session} yet",
-                hint=f"every plan has them by {calendar.final_at(session)}: try again after that",
-            )
+            raise self._without_bars(session)
         return page
+
+    def _without_bars(self, session: date) -> NotPublishedYet:
+        """The error for a session of which the vendor has nothing: it is early, or NYSE was closed and maang does not know."""
+        later = calendar.affected(session)[1]
+        if later <= calendar.last_final(datetime.now(UTC)) and self._serves(later):
+            return NotPublishedYet(
+                f"{self._base.netloc} has no bars for {session}, but for {later}: was NYSE closed?",
+                hint=f"if it was, set MAANG_CLOSED={session}; otherwise run the same command again later",
+            )
+        return NotPublishedYet(
+            f"{self._base.netloc} has no bars for {session} yet",
+            hint=f"every plan has them by {calendar.final_at(session)}: try again after that",
+        )
+
+    def _serves(self, session: date) -> bool:
+        if session not in self._served:
+            answer = self._client.get_grouped_daily_aggs(session, adjusted=False, raw=True)
+            self._served[session] = bool(self._reader.grouped(answer.data, session, frozenset()).total)
+        return self._served[session]
 
     def _get_page(self, url: str) -> bytes:
         return self._http.request("GET", url, None, self._client.headers).data

@@ -407,3 +407,14 @@ def test_tick_is_called_after_each_call(source: Source, polygon: PolygonServer) 
     for _ in source.fetch(missing, [DAYS], lambda: ticks.append(len(polygon.requests))):
         pass
     assert ticks == [1, 2]
+
+
+def test_session_without_bars_before_one_with_bars_asks_whether_the_exchange_was_closed(
+    source: Source, polygon: PolygonServer
+) -> None:
+    del polygon.days[DAYS[3]]
+    with pytest.raises(NotPublishedYet, match=f"no bars for {DAYS[3]}, but for {DAYS[4]}: was NYSE closed") as error:
+        source.bars(TICKERS, DAYS[3:4])
+    assert f"MAANG_CLOSED={DAYS[3]}" in error.value.hint
+    (batch,) = source.fetch(dict.fromkeys(DAYS[2:5], frozenset(TICKERS)), [DAYS[2:5]])
+    assert [str(each) for each in batch.failed.values()] == [str(error.value)]
