@@ -138,7 +138,7 @@ def test_folders_catalog_and_current_metadata_files(maang: Maang, home: Path) ->
     with open_catalog(home) as catalog:
         current = {
             f"maang_sample.{name}": catalog.load_table(("maang_sample", name)).metadata_location.removeprefix("file://")
-            for name in ("daily_stock_prices", "daily_stock_prices_cumulative")
+            for name in ("daily_stock_prices", "daily_stock_prices_cumulative", "daily_stock_prices_splits")
         }
     assert metadata_of(maang("config", *SAMPLE, "--json")) == current
     assert all(Path(place).is_file() for place in current.values())
@@ -163,7 +163,7 @@ def test_views_and_other_catalogs_in_the_same_file_are_left_out(maang: Maang, ho
         catalog.execute(row, ("another", "TABLE"))
         catalog.execute(row, ("maang", "VIEW"))
         catalog.commit()
-    assert len(before) == 2
+    assert len(before) == 3
     assert metadata_of(maang("config", *SAMPLE, "--json")) == before
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.types import LongType
 
 from maang_cli import errors
 from maang_cli.errors import MaangError
@@ -37,7 +38,7 @@ def another_shape(scene: Scene) -> None:
     scene.real_day()
     uri = f"sqlite:///{scene.home}/warehouse/catalog.db"
     with closing(SqlCatalog("maang", uri=uri)) as catalog:
-        catalog.load_table("maang.daily_stock_prices").update_schema().delete_column("vwap").commit()
+        catalog.load_table("maang.daily_stock_prices").update_schema().update_column("transactions", LongType()).commit()
 
 
 def wrong_key(scene: Scene) -> None:
@@ -57,10 +58,10 @@ def outage(scene: Scene) -> None:
     scene.polygon.always = lambda path: Answer(503, b"<html>outage</html>")
 
 
-def lost_files(scene: Scene) -> None:
-    scene.real_day()
-    for file in (scene.home / "warehouse" / "maang" / "daily_stock_prices").rglob("*.parquet"):
-        file.unlink()
+def full_disk(scene: Scene) -> None:
+    warehouse = scene.home / "warehouse"
+    warehouse.mkdir(parents=True)
+    (warehouse / "journal.new").symlink_to("/dev/full")
 
 
 def always_overtaken(scene: Scene) -> None:
@@ -74,7 +75,7 @@ def always_overtaken(scene: Scene) -> None:
 
 KINDS: dict[type[MaangError], tuple[Callable[[Scene], None], Sequence[str], str]] = {
     errors.SettingsError: (nothing, ["run-day", *META, "--source", "yahoo"], "yahoo"),
-    errors.TableMismatch: (another_shape, ["run-day", *META], "vwap is missing, DECIMAL(10,2) expected"),
+    errors.TableMismatch: (another_shape, ["run-day", *META], "transactions is BIGINT, INTEGER expected"),
     errors.OutOfOrder: (nothing, ["cumulate", *META], "there is no table maang.daily_stock_prices"),
     errors.NotStaged: (nothing, ["check", *META], "nothing is staged for 2025-10-14"),
     errors.SourceDenied: (wrong_key, ["ingest", *META], "HTTP 401, Unknown API Key"),
@@ -82,7 +83,7 @@ KINDS: dict[type[MaangError], tuple[Callable[[Scene], None], Sequence[str], str]
     errors.GateRefused: (one_of_two, ["run-day", *ON_DAY, "--tickers", "META,NOPE"], "missing_stocks"),
     errors.NotPublishedYet: (nothing, ["ingest", *META], "has no bars for 2025-10-14 yet"),
     errors.SourceFailed: (outage, ["ingest", *META], "HTTP 503"),
-    errors.WarehouseFailed: (lost_files, ["show", *META], ".parquet"),
+    errors.WarehouseFailed: (full_disk, ["run-day", *META], "No space left on device"),
     errors.CommitLost: (always_overtaken, ["promote", *META], "other writers have changed maang.daily_stock_prices 10 times"),
     errors.NoSession: (nothing, ["ingest", "--date", "2025-10-11"], "2025-10-11 is not a session: Saturday"),
 }

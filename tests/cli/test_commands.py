@@ -13,7 +13,7 @@ import pytest
 from maang_cli import __version__, errors
 from maang_cli.errors import MaangError
 from maang_cli.sources.http import Oversized
-from maang_cli.sources.polygon.http import BeyondPlan
+from maang_cli.sources.polygon.http import BeyondPlan, NotFound, NotInPlan
 from maang_cli.sources.polygon.parse import Adjusted, Contradiction
 from maang_cli.warehouses.local.errors import Damaged, FileGone
 from tests.cli.helpers import DAY, META, ON_DAY, SAMPLE, completed, failed, serve
@@ -147,9 +147,10 @@ def every_kind(root: type[MaangError]) -> set[type[MaangError]]:
 
 
 def test_every_kind_of_error_has_a_scene() -> None:
-    # PartlyRefused and StagingChanged need several sessions or several runs, so other files have them. The last six are only
+    # PartlyRefused and StagingChanged need several sessions or several runs, so other files have them. The others are only
     # caught inside of their own package; outside they count as their parents.
-    elsewhere = {errors.PartlyRefused, errors.StagingChanged, BeyondPlan, Contradiction, Adjusted, Oversized, FileGone, Damaged}
+    elsewhere = {errors.PartlyRefused, errors.StagingChanged, errors.NotOwner, FileGone, Damaged}
+    elsewhere |= {BeyondPlan, NotFound, NotInPlan, Contradiction, Adjusted, Oversized}
     assert set(KINDS) == every_kind(MaangError) - {MaangError, errors.MayHeal} - elsewhere
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.types import LongType
 
 from maang_cli.errors import MaangError
 from tests import golden_files
@@ -144,7 +145,8 @@ def settings_error(sheet: Sheet) -> None:
 def table_mismatch(sheet: Sheet) -> None:
     uri = f"sqlite:///{sheet.catalog()}"
     with closing(SqlCatalog("maang", uri=uri)) as catalog:
-        catalog.load_table("maang_sample.daily_stock_prices").update_schema().delete_column("vwap").commit()
+        table = catalog.load_table("maang_sample.daily_stock_prices")
+        table.update_schema().update_column("transactions", LongType()).commit()
     sheet("init-tables", *SAMPLE)
     sheet("run-day", *ON, *SAMPLE)
 
@@ -170,6 +172,11 @@ def source_denied(sheet: Sheet) -> None:
 def warehouse_denied(sheet: Sheet) -> None:
     sheet.home.write_text("a file")
     sheet("init-tables")
+    sheet.home.unlink()
+    sheet.maang("run-day", *ON, *SAMPLE)
+    [data] = (sheet.home / "warehouse/maang_sample/daily_stock_prices/data").rglob("*.parquet")
+    data.unlink()
+    sheet("show", *ON, *SAMPLE)
 
 
 def not_published_yet(sheet: Sheet) -> None:
@@ -186,10 +193,9 @@ def source_failed(sheet: Sheet) -> None:
 
 
 def warehouse_failed(sheet: Sheet) -> None:
-    sheet.maang("run-day", *ON, *SAMPLE)
-    [data] = (sheet.home / "warehouse/maang_sample/daily_stock_prices/data").rglob("*.parquet")
-    data.unlink()
-    sheet("show", *ON, *SAMPLE)
+    (sheet.home / "warehouse").mkdir(parents=True)
+    (sheet.home / "warehouse/journal.new").symlink_to("/dev/full")
+    sheet("run-day", *ON, *SAMPLE)
 
 
 def commit_lost(sheet: Sheet) -> None:
