@@ -21,6 +21,7 @@ MARKET = 11_000
 """How many tickers the market has."""
 GROUPED = re.compile(r"(?:/r(\d+))?/v2/aggs/grouped/locale/us/market/stocks/([0-9-]{10})")
 RANGE = re.compile(r"(?:/r(\d+))?/v2/aggs/ticker/([^/]+)/range/1/day/([0-9-]{10})/([0-9-]{10})")
+SPLITS = re.compile(r"(?:/r\d+)?/stocks/v1/splits")
 LINES = re.compile(r"/lines/(\d+)/([0-9-]{10})/([0-9-]{10})\.jsonl")
 
 
@@ -91,6 +92,8 @@ class Handler(BaseHTTPRequestHandler):
             body = ranged(found[2], date.fromisoformat(found[3]), date.fromisoformat(found[4]), int(found[1] or 0))
         elif found := LINES.fullmatch(path):
             body = lines(int(found[1]), date.fromisoformat(found[2]), date.fromisoformat(found[3]))
+        elif SPLITS.fullmatch(path):
+            body = b'{"results":[],"status":"OK"}'
         else:
             self.send_error(404)
             return

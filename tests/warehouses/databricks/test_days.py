@@ -21,7 +21,7 @@ from tests.warehouses.databricks.spark import Spark
 
 TICKERS = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
 DAY = date(2025, 10, 14)
-FIRST_DAY, USUAL_DAY, SAME_AGAIN = 12, 9, 7
+FIRST_DAY, USUAL_DAY, SAME_AGAIN = 15, 11, 9
 """Statements of a run-day: the first one creates a schema and two tables; one that changes nothing merges nothing."""
 
 

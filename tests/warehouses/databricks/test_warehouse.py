@@ -183,7 +183,7 @@ def test_day_of_11000_tickers_goes_through_the_volume(
     done = maang(*RUN)
     assert done.code == 0, done.err
     assert (done.result["promote"]["inserted"], done.result["cumulate"]["inserted"]) == (11_000, 11_000)
-    assert len(databricks.statements) == 11
+    assert len(databricks.statements) == 13
     assert max(map(len, databricks.statements)) < 1_000_000
     assert databricks.uploads
     assert databricks.volume_files() == []
