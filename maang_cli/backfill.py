@@ -15,7 +15,7 @@ from maang_cli import sessions as calendar
 from maang_cli.errors import GateRefused, MaangError, MayHeal, PartlyRefused, SourceFailed
 from maang_cli.pipeline import Request
 from maang_cli.sources.base import Calls, Fetched, Resume, Source
-from maang_cli.tables import CUMULATIVE, PRODUCTION, staging
+from maang_cli.tables import CUMULATIVE, PRODUCTION
 from maang_cli.warehouses.base import Replaced, Warehouse
 
 log = logging.getLogger("maang")
@@ -213,8 +213,7 @@ def _publish_batch(warehouse: Warehouse, request: Request, batch: Batch, fetched
     sessions = tuple(day for day in batch.sessions if day not in fetched.failed)
     if not sessions:
         return
-    allow = replace(request.allow_missing, universe=len(request.tickers))
-    mine = Request(batch.tickers, sessions, allow, universe=request.tickers)
+    mine = replace(request, tickers=batch.tickers, sessions=sessions, universe=request.tickers)
     try:
         warehouse.stage(mine.staging, fetched.rows)
         audit, published = pipeline.publish_staged(warehouse, mine, fetched.rows, pipeline.NoProgress())
@@ -240,7 +239,7 @@ def _publish_batch(warehouse: Warehouse, request: Request, batch: Batch, fetched
 
 def _drop_published(warehouse: Warehouse, request: Request, published: Sequence[date]) -> None:
     """Drop staging tables that earlier runs of these tickers left, if all their sessions are published by now."""
-    own = staging(request.tickers, request.sessions[:1]).name.rpartition("_")[2]
+    own = request.staging.name.rpartition("_")[2]
     for table in missing.staging_tables(warehouse):
         if table.name.endswith(f"_{own}") and set(missing.unpublished_sessions(warehouse, table)) <= set(published):
             log.debug("dropping %s: its sessions are published", table.name)

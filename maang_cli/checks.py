@@ -1,13 +1,13 @@
 """The gate as data: each check's name, its promise, and the SQL that selects the rows that break the promise.
 
-A check's SQL reads the relations that `sql/audit.sql` sets up: `requested(ticker)`, `sessions(date)`, `allowed_missing(ticker)`
-and `staged(..)`, the rows staged for these sessions. It selects `ticker, date, found, allowed`, where `date` is the session that
-the row was staged for: each session is audited with its own rows. A comparison with NULL selects nothing, so a missing price
-fails only the check that names it.
+A check's SQL reads the relations that `sql/audit.sql` sets up: `requested(ticker, first_date, last_date)`,
+`sessions(date, requested_count)`, `allowed_missing(ticker)` and `staged(..)`, the rows staged for these sessions. It selects
+`ticker, date, found, allowed`, where `date` is the session that the row was staged for: each session is audited with its own
+rows. A comparison with NULL selects nothing, so a missing price fails only the check that names it.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -39,9 +39,7 @@ class AllowMissing:
 
     tickers: frozenset[str] = frozenset()
     percent: Decimal = Decimal(0)
-    """0 to 100, of the requested tickers."""
-    universe: int | None = None
-    """How many tickers the share is of, if only a part of the universe is requested; None: the requested ones."""
+    """0 to 100, of the universe's tickers that are listed on the session."""
 
 
 ALLOW_NONE = AllowMissing()
@@ -107,11 +105,11 @@ CHECKS = (
     Check(
         "missing_stocks",
         "every requested ticker has a bar",
-        """SELECT ticker, date, 'no bar' AS found, listed OR missing * 100 <= {percent} * {requested_count} AS allowed
+        """SELECT ticker, date, 'no bar' AS found, named OR missing * 100 <= {percent} * requested_count AS allowed
 FROM (
-  SELECT r.ticker, d.date, m.ticker IS NOT NULL AS listed, count(*) OVER (PARTITION BY d.date) AS missing
+  SELECT r.ticker, d.date, d.requested_count, m.ticker IS NOT NULL AS named, count(*) OVER (PARTITION BY d.date) AS missing
   FROM requested AS r
-  CROSS JOIN sessions AS d
+  JOIN sessions AS d ON d.date BETWEEN r.first_date AND r.last_date
   LEFT JOIN staged AS s ON s.ticker = r.ticker AND s.session = d.date AND s.date = d.date
   LEFT JOIN allowed_missing AS m ON m.ticker = r.ticker
   WHERE s.ticker IS NULL
@@ -155,7 +153,10 @@ WHERE date IS DISTINCT FROM session""",
         """SELECT ticker, session AS date, CASE WHEN ticker IS NULL THEN 'no ticker' ELSE 'not requested' END AS found,
   FALSE AS allowed
 FROM staged
-WHERE NOT EXISTS (SELECT 1 FROM requested AS r WHERE r.ticker = staged.ticker)""",
+WHERE NOT EXISTS (
+  SELECT 1 FROM requested AS r
+  WHERE r.ticker = staged.ticker AND staged.session BETWEEN r.first_date AND r.last_date
+)""",
     ),
     Check(
         "duplicates",
@@ -168,29 +169,30 @@ HAVING count(*) > 1""",
 )
 
 
-def audit_sql(tickers: Sequence[str], sessions: Sequence[date], allow: AllowMissing) -> str:
-    """All checks in one query: a row for each broken promise, as check_name, ticker, date, found, allowed."""
+def audit_sql(requested: Mapping[date, int], allow: AllowMissing) -> str:
+    """All checks in one query: a row for each broken promise, as check_name, ticker, date, found, allowed.
+
+    `requested`: the sessions, and how many tickers of the universe are listed on each.
+    """
     selects = (
         f"SELECT '{c.name}' AS check_name, ticker, date, found, allowed FROM (\n{c.failing}\n) AS {c.name}" for c in CHECKS
     )
-    share = {"percent": f"{allow.percent:f}", "requested_count": str(allow.universe or len(tickers))}
-    checks = sql.fill("\nUNION ALL\n".join(selects), share)
     return sql.text(
         "audit",
-        sessions=sql.rows(map(sql.day, sessions)),
+        sessions=", ".join(f"({sql.day(day)}, {count})" for day, count in requested.items()),
         allowed_missing=sql.rows(map(sql.string, sorted(allow.tickers))) or "(CAST(NULL AS STRING))",
-        checks=checks,
+        checks=sql.fill("\nUNION ALL\n".join(selects), {"percent": f"{allow.percent:f}"}),
     )
 
 
-def report_sql(tickers: Sequence[str], sessions: Sequence[date], allow: AllowMissing) -> str:
+def report_sql(requested: Mapping[date, int], allow: AllowMissing) -> str:
     """The audit as a report: the first few rows for each check and session, each with how many there are (`failing`)."""
-    return sql.text("audit_report", audit=audit_sql(tickers, sessions, allow), few=str(FEW_ROWS))
+    return sql.text("audit_report", audit=audit_sql(requested, allow), few=str(FEW_ROWS))
 
 
-def forbidden_sql(tickers: Sequence[str], sessions: Sequence[date], allow: AllowMissing) -> str:
+def forbidden_sql(requested: Mapping[date, int], allow: AllowMissing) -> str:
     """The rows of the audit that forbid publishing; none: publish."""
-    return f"SELECT * FROM (\n{audit_sql(tickers, sessions, allow)}\n) AS audit WHERE NOT allowed"
+    return f"SELECT * FROM (\n{audit_sql(requested, allow)}\n) AS audit WHERE NOT allowed"
 
 
 def audit_of(sessions: Sequence[date], staging: str, rows: Iterable[dict[str, object]]) -> Audit:

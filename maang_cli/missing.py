@@ -38,28 +38,28 @@ def find_missing_bars(
     warehouse: Warehouse, request: Request, *, refetch: bool = False, compared_rows: int = COMPARED_ROWS
 ) -> MissingBars:
     """What production lacks of the request, by the gate's meaning of missing; with `refetch`, all of it counts as missing."""
-    everything = frozenset(request.tickers)
+    wanted = {day: names for day in request.sessions if (names := request.requested(day))}
     if refetch:
-        return MissingBars(dict.fromkeys(request.sessions, everything), {})
+        return MissingBars(wanted, {})
     first, last = request.sessions[0], request.sessions[-1]
     try:
-        stored = pipeline.stored_tickers_by_session(warehouse, request.tickers, first, last)
+        stored = pipeline.stored_tickers_by_session(warehouse, request, first, last)
     except TableMissing:
         stored = {}
-    partial = [day for day in request.sessions if 0 < stored.get(day, 0) < len(everything)]
-    lacking: dict[date, frozenset[str]] = {day: everything for day in request.sessions if not stored.get(day)}
+    partial = [day for day, names in wanted.items() if 0 < stored.get(day, 0) < len(names)]
+    lacking: dict[date, frozenset[str]] = {day: names for day, names in wanted.items() if not stored.get(day)}
     lacking |= _missing_tickers(warehouse, request, chunks(partial, request, compared_rows))
     missing: dict[date, frozenset[str]] = {}
     allowed: dict[date, frozenset[str]] = {}
     for day in sorted(lacking):
-        (allowed if is_allowed(request, lacking[day]) else missing)[day] = lacking[day]
+        (allowed if is_allowed(request, day, lacking[day]) else missing)[day] = lacking[day]
     return MissingBars(missing, allowed)
 
 
-def is_allowed(request: Request, tickers: frozenset[str]) -> bool:
-    """Whether a session of the request may lack these tickers: what the check `missing_stocks` says."""
+def is_allowed(request: Request, day: date, tickers: frozenset[str]) -> bool:
+    """Whether this session of the request may lack these tickers: what the check `missing_stocks` says."""
     allow = request.allow_missing
-    return tickers <= allow.tickers or len(tickers) * 100 <= allow.percent * len(request.tickers)
+    return tickers <= allow.tickers or len(tickers) * 100 <= allow.percent * len(request.requested(day))
 
 
 def _missing_tickers(warehouse: Warehouse, request: Request, pieces: Iterable[Sequence[date]]) -> dict[date, frozenset[str]]:
@@ -69,7 +69,8 @@ def _missing_tickers(warehouse: Warehouse, request: Request, pieces: Iterable[Se
         text = sql.text(
             "missing_tickers", sessions=sql.rows(map(sql.day, chunk)), first=sql.day(chunk[0]), last=sql.day(chunk[-1])
         )
-        rows = warehouse.query(Query(text, {"production": Read(PRODUCTION, (chunk[0], chunk[-1]))}, request.tickers))
+        reads = {"production": Read(PRODUCTION, (chunk[0], chunk[-1]))}
+        rows = warehouse.query(Query(text, reads, request.tickers, request.spans))
         for day, ticker in zip(rows["date"].to_pylist(), rows["ticker"].to_pylist(), strict=True):
             found.setdefault(day, set()).add(ticker)
     known: dict[frozenset[str], frozenset[str]] = {}

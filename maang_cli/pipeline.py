@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from maang_cli import checks, split_table, splits, sql
@@ -16,8 +17,9 @@ from maang_cli.retries import STAGING_ATTEMPTS
 from maang_cli.sources.base import Source
 from maang_cli.split_table import Learned
 from maang_cli.splits import Split
+from maang_cli.symbols import Symbols
 from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, Table, staging
-from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, TableMissing, Warehouse
+from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, Spans, TableMissing, Warehouse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +32,7 @@ PARTS = (SCHEMA, "staging", "production", "cumulative")
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks for: these tickers on these sessions."""
+    """What the user asks for: these tickers on these sessions, as far as they are listed there."""
 
     tickers: tuple[str, ...]
     sessions: tuple[date, ...]
@@ -38,10 +40,30 @@ class Request:
     allow_missing: AllowMissing = checks.ALLOW_NONE
     universe: tuple[str, ...] | None = None
     """The tickers that name the staging table, if only a part of them is requested; None: `tickers`."""
+    symbols: Symbols = field(default_factory=Symbols)
 
     @property
     def staging(self) -> Table:
-        return staging(self.universe or self.tickers, self.sessions)
+        return staging(map(self.symbols.entry, self.universe or self.tickers), self.sessions)
+
+    @cached_property
+    def everything(self) -> frozenset[str]:
+        return frozenset(self.tickers)
+
+    @cached_property
+    def spans(self) -> Spans:
+        """When the tickers are listed, as a query needs it."""
+        return self.symbols.spans(self.tickers)
+
+    def requested(self, day: date) -> frozenset[str]:
+        """The tickers that are listed on that day; without a change, it is `everything` itself."""
+        unlisted = self.symbols.unlisted(self.everything, day)
+        return self.everything - unlisted if unlisted else self.everything
+
+    def listed(self, sessions: Iterable[date]) -> dict[date, int]:
+        """How many tickers of the universe are listed on each session."""
+        names = frozenset(self.universe or self.tickers)
+        return {day: len(names) - len(self.symbols.unlisted(names, day)) for day in sessions}
 
 
 @dataclass(frozen=True)
@@ -189,7 +211,7 @@ def promote(warehouse: Warehouse, request: Request, audit: Audit | None = None) 
         raise _refused(audit)
     refuse_if = _on_staging(request, checks.forbidden_sql, passing)
     try:
-        query = publish_query(request.staging, request.tickers, passing)
+        query = publish_query(request.staging, request.tickers, passing, request.spans)
         replaced = warehouse.replace(PRODUCTION, query, passing, refuse_if)
     except GateFailed as exc:
         # Staging changed between the report and the publishing, which audits the rows again.
@@ -204,11 +226,11 @@ def promote(warehouse: Warehouse, request: Request, audit: Audit | None = None) 
     return Published(replaced, audit)
 
 
-def publish_query(staged: Table, tickers: Sequence[str], sessions: Sequence[date]) -> Query:
+def publish_query(staged: Table, tickers: Sequence[str], sessions: Sequence[date], spans: Spans | None = None) -> Query:
     """What production receives from a staging table for these sessions, at least one."""
     columns = ", ".join(f"CAST({column.name} AS {column.type}) AS {column.name}" for column in PRODUCTION.value_columns)
     text = sql.text("publish", columns=columns, sessions=", ".join(map(sql.day, sessions)))
-    return Query(text, {"staging": Read(staged)}, tuple(tickers))
+    return Query(text, {"staging": Read(staged)}, tuple(tickers), spans or {})
 
 
 _BASES = {"ticker": "STRING", "number": "INTEGER", "first_date": "DATE", "last_date": "DATE"} | {
@@ -247,14 +269,15 @@ def _basis(basis: splits.Basis) -> list[str]:
     ]
 
 
-def stored_tickers_by_session(warehouse: Warehouse, tickers: Sequence[str], first: date, last: date) -> dict[date, int]:
-    """How many of the tickers production has, by session; sessions with none are left out.
+def stored_tickers_by_session(warehouse: Warehouse, request: Request, first: date, last: date) -> dict[date, int]:
+    """How many of the request's tickers production has, by session from `first` to `last`; sessions with none are left out.
 
     Raises:
         TableMissing: there is no production.
     """
     text = sql.text("stored_tickers_by_session", first=sql.day(first), last=sql.day(last))
-    rows = warehouse.query(Query(text, {"production": Read(PRODUCTION, (first, last))}, tuple(tickers))).to_pylist()
+    reads = {"production": Read(PRODUCTION, (first, last))}
+    rows = warehouse.query(Query(text, reads, request.tickers, request.spans)).to_pylist()
     return {row["date"]: row["tickers"] for row in rows}
 
 
@@ -267,7 +290,7 @@ def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
     targets = tuple(sorted({day for session in request.sessions for day in calendar.affected(session)}))
     first = calendar.window(targets[0])[0]
     try:
-        stored = stored_tickers_by_session(warehouse, request.tickers, first, targets[-1])
+        stored = stored_tickers_by_session(warehouse, request, first, targets[-1])
         if not any(day in stored for day in request.sessions) and request.allow_missing == checks.ALLOW_NONE:
             raise OutOfOrder(
                 f"{warehouse.full_name(PRODUCTION)} has none of these tickers on {_span(request.sessions)}",
@@ -280,7 +303,7 @@ def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
     except TableMissing as exc:
         raise _missing(warehouse, request, exc) from exc
     needed = sorted({day for target in targets if target in stored for day in calendar.window(target)})
-    missing = tuple((day, stored.get(day, 0)) for day in needed if stored.get(day, 0) < len(request.tickers))
+    missing = tuple((day, stored.get(day, 0)) for day in needed if stored.get(day, 0) < len(request.requested(day)))
     return Cumulated(replaced, missing)
 
 
@@ -495,12 +518,10 @@ def session_flags(sessions: Sequence[date]) -> str:
 
 
 def _on_staging(
-    request: Request,
-    text: Callable[[Sequence[str], Sequence[date], AllowMissing], str],
-    sessions: Sequence[date] | None = None,
+    request: Request, text: Callable[[Mapping[date, int], AllowMissing], str], sessions: Sequence[date] | None = None
 ) -> Query:
-    filled = text(request.tickers, sessions or request.sessions, request.allow_missing)
-    return Query(filled, {"staging": Read(request.staging)}, request.tickers)
+    filled = text(request.listed(sessions or request.sessions), request.allow_missing)
+    return Query(filled, {"staging": Read(request.staging)}, request.tickers, request.spans)
 
 
 def _staging_dropped(staging: str) -> StagingChanged:

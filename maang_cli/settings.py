@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -22,17 +21,16 @@ import platformdirs
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from maang_cli import closures, config_file
+from maang_cli import closures, config_file, symbols
 from maang_cli.checks import AllowMissing
 from maang_cli.config_file import ConfigFile
 from maang_cli.errors import SettingsError
+from maang_cli.symbols import Symbols
 
 if TYPE_CHECKING:
     from maang_cli.sources import SourceKind
     from maang_cli.warehouses import WarehouseKind
 
-TICKER = re.compile(r"[A-Z][A-Za-z0-9]{0,9}([./-][A-Za-z0-9]{1,5}){0,2}")
-"""A symbol as the vendor spells it: BRK.A, BACpA, ACHR.WS."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -92,7 +90,9 @@ class Settings:
     """What one run of maang works with, checked and complete but for the backends' own settings."""
 
     tickers: tuple[str, ...]
-    """The universe, in the order given; at least one, none twice."""
+    """The names of the universe, in the order given; at least one, none twice."""
+    symbols: Symbols
+    """The vendor's symbols of those names; empty for a source of made-up bars, which ignores them."""
     allow_missing: AllowMissing
     source: str
     warehouse: str
@@ -131,8 +131,10 @@ def load(sources: Mapping[str, SourceKind], warehouses: Mapping[str, WarehouseKi
             hint=f"use --warehouse {', '.join(usable)}, or --source {', '.join(real)} for real bars",
         )
     closures.declare_closed(_closed(given.closed))
+    tickers, found = symbols.parse(_entries(given.tickers, *TICKERS), _hint(*TICKERS))
     return Settings(
-        tickers=parse_tickers(given.tickers),
+        tickers=tickers,
+        symbols=Symbols() if sources[source].made_up else found,
         allow_missing=parse_allow_missing(given.allow_missing),
         source=source,
         warehouse=warehouse,
@@ -237,34 +239,35 @@ def not_read() -> list[str]:
     return [name for name in (".env",) if Path(name).is_file()]
 
 
-def parse_tickers(text: str, flag: str = "--tickers", variable: str = "MAANG_TICKERS") -> tuple[str, ...]:
-    """A comma list, or `@file` with one symbol a line, in the order given. In a file, a comment begins with `#`.
+TICKERS = ("--tickers", "MAANG_TICKERS")
+ALLOW_MISSING = ("--allow-missing", "MAANG_ALLOW_MISSING")
+
+
+def _entries(text: str, flag: str, variable: str) -> list[str]:
+    """What a comma list holds, or `@file` with one entry a line; at least one. In a file, a comment begins with `#`.
 
     Raises:
-        SettingsError: the file can't be read, there is no symbol, or a symbol is malformed or listed twice.
+        SettingsError: the file can't be read, or there is no entry.
     """
     if text.startswith("@"):
         try:
-            names = Path(text[1:]).expanduser().read_text("utf-8-sig").split("\n")
+            lines = Path(text[1:]).expanduser().read_text("utf-8-sig").split("\n")
         except (OSError, ValueError, RuntimeError) as exc:
             reason = "it is not UTF-8 text" if isinstance(exc, UnicodeError) else getattr(exc, "strerror", None) or exc
             raise SettingsError(
                 f"the ticker file {text[1:]!r} can't be read: {reason}",
                 hint=f"give {flag} @FILE a text file with one symbol a line",
             ) from exc
-        names = [name for line in names if (name := line.partition("#")[0].strip())]
+        entries = [entry for line in lines if (entry := line.partition("#")[0].strip())]
     else:
-        names = text.split(",") if text.strip() else []
-    tickers = tuple(name.strip() for name in names)
-    hint = f"give {flag} or {variable} a list such as META,BRK.A (case matters), or @FILE"
-    if not tickers:
-        raise SettingsError("the list of tickers is empty", hint=hint)
-    for ticker in tickers:
-        if not TICKER.fullmatch(ticker):
-            raise SettingsError(f"{ticker[:40]!r} is not a ticker symbol", hint=hint)
-    if twice := [ticker for ticker, times in Counter(tickers).items() if times > 1]:
-        raise SettingsError(f"listed twice among the tickers: {', '.join(twice)}", hint=hint)
-    return tickers
+        entries = [entry.strip() for entry in text.split(",")] if text.strip() else []
+    if not entries:
+        raise SettingsError("the list of tickers is empty", hint=_hint(flag, variable))
+    return entries
+
+
+def _hint(flag: str, variable: str) -> str:
+    return f"give {flag} or {variable} a list such as META,BRK.A (case matters), or @FILE"
 
 
 def parse_allow_missing(text: str) -> AllowMissing:
@@ -277,7 +280,8 @@ def parse_allow_missing(text: str) -> AllowMissing:
     if not text:
         return AllowMissing()
     if not text.endswith("%"):
-        return AllowMissing(tickers=frozenset(parse_tickers(text, "--allow-missing", "MAANG_ALLOW_MISSING")))
+        names = symbols.parse_names(_entries(text, *ALLOW_MISSING), _hint(*ALLOW_MISSING))
+        return AllowMissing(tickers=frozenset(names))
     if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?%", text) or (percent := Decimal(text[:-1])) > 100:
         raise SettingsError(f"{text[:40]!r} is not a share of the tickers", hint="give --allow-missing tickers, or 0% to 100%")
     return AllowMissing(percent=percent)

@@ -16,13 +16,15 @@ from maang_cli.warehouses.base import Query, Read, Size, TableMissing, Warehouse
 
 @dataclass(frozen=True)
 class TableSummary:
-    """What production or cumulative contains, for all tickers."""
+    """What production or cumulative contains, of all tickers."""
 
     table: str
     first: date | None
     last: date | None
     rows: int
     tickers: int
+    others: int
+    """How many of these tickers are not in the request."""
     size: Size
 
 
@@ -73,7 +75,7 @@ def status(warehouse: Warehouse, request: Request, now: datetime) -> Status:
     Raises:
         OutOfOrder: no session is requested, and production does not exist or is empty.
     """
-    tables = tuple(found for table in (PRODUCTION, CUMULATIVE) if (found := _summary(warehouse, table)) is not None)
+    tables = tuple(found for table in (PRODUCTION, CUMULATIVE) if (found := _summary(warehouse, table, request)) is not None)
     last_final = calendar.last_final(now)
     if not request.sessions:
         first = next((found.first for found in tables if found.table == warehouse.full_name(PRODUCTION)), None)
@@ -81,7 +83,7 @@ def status(warehouse: Warehouse, request: Request, now: datetime) -> Status:
             raise OutOfOrder(f"{warehouse.full_name(PRODUCTION)} is empty", hint="publish a session first: maang run-day{flags}")
         request = replace(request, sessions=calendar.between(first, max(first, last_final)))
     bars = missing.find_missing_bars(warehouse, request)
-    empty = {day for day, tickers in {**bars.missing, **bars.allowed}.items() if len(tickers) == len(request.tickers)}
+    lacking = {**bars.missing, **bars.allowed}
     known = pipeline.known_splits(warehouse, request.tickers, request.sessions[0], request.sessions[-1])
     return Status(
         request,
@@ -89,23 +91,23 @@ def status(warehouse: Warehouse, request: Request, now: datetime) -> Status:
         bars,
         missing.find_stale_windows(warehouse, request),
         tuple(_staging_table(warehouse, table) for table in missing.staging_tables(warehouse)),
-        max((day for day in request.sessions if day not in empty), default=None),
+        max((day for day in request.sessions if len(lacking.get(day, ())) < len(request.requested(day))), default=None),
         last_final,
         calendar.next_due(now),
         tuple(split for split in known if split.state == DISPUTED),
     )
 
 
-def _summary(warehouse: Warehouse, table: Table) -> TableSummary | None:
+def _summary(warehouse: Warehouse, table: Table, request: Request) -> TableSummary | None:
     try:
-        row = warehouse.query(Query(sql.text("table_summary"), {"table": Read(table)})).to_pylist()[0]
+        row = warehouse.query(Query(sql.text("table_summary"), {"table": Read(table)}, request.tickers)).to_pylist()[0]
     except TableMissing:
         return None
     try:
         size = warehouse.size(table)
     except (TableMissing, MaangError):  # a detail, for which some warehouses need another right
         size = Size(None, None)
-    return TableSummary(warehouse.full_name(table), row["first"], row["last"], row["rows"], row["tickers"], size)
+    return TableSummary(warehouse.full_name(table), **row, size=size)
 
 
 def _staging_table(warehouse: Warehouse, table: Table) -> StagingTable:

@@ -104,7 +104,7 @@ def test_number_of_compared_rows_does_not_change_the_result(rows: int, warehouse
 )
 def test_allowed_means_the_same_as_in_the_gate(allow: AllowMissing, lacking: int, allowed: bool, warehouse: Warehouse) -> None:
     request = Request(tuple("ABCDEFGHIJ"), (DAYS[0],), allow)
-    assert missing.is_allowed(request, frozenset("ABCDEFGHIJ"[:lacking])) is allowed
+    assert missing.is_allowed(request, DAYS[0], frozenset("ABCDEFGHIJ"[:lacking])) is allowed
     warehouse.stage(request.staging, staged(*(price(ticker, DAYS[0]) for ticker in "ABCDEFGHIJ"[lacking:])))
     assert pipeline.check(warehouse, request).passed is allowed
 

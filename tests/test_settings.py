@@ -17,7 +17,6 @@ from maang_cli import settings as settings_module
 from maang_cli.checks import AllowMissing
 from maang_cli.errors import SettingsError
 from maang_cli.settings import load as load_settings
-from maang_cli.settings import parse_tickers
 from maang_cli.sources import SOURCES, SourceKind
 from maang_cli.warehouses import WAREHOUSES, WarehouseKind
 from tests.settings import configure, load
@@ -238,7 +237,7 @@ def test_file_that_cannot_be_read_is_refused(name: str, reason: str) -> None:
 
 def test_variable_may_name_a_file(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv("MAANG_TICKERS", file_of(b"META\n"))
-    assert load().tickers == parse_tickers("META")
+    assert load().tickers == ("META",)
 
 
 # --- which tickers may be missing

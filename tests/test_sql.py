@@ -18,6 +18,7 @@ from maang_cli import checks, missing, pipeline, sessions, split_table, sql
 from maang_cli.checks import AllowMissing
 from maang_cli.schemas import arrow_schema
 from maang_cli.splits import Split
+from maang_cli.symbols import ALWAYS
 from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, STAGING_COLUMNS, staging
 from maang_cli.warehouses.base import Query, Read
 from maang_cli.warehouses.local import warehouse as local
@@ -30,6 +31,7 @@ DUCKDB = duckdb.connect(config=local.DUCKDB)
 
 ALLOWED = AllowMissing(tickers=frozenset({"META"}), percent=Decimal("12.5"))
 READS = {"production": Read(PRODUCTION), "splits": Read(SPLITS), "staging": Read(staging(TICKERS, SESSIONS[:2]))}
+REQUESTED = dict.fromkeys(SESSIONS[:2], len(TICKERS))
 FIRST, LAST = sql.day(SESSIONS[0]), sql.day(SESSIONS[1])
 TEXTS = {
     "publish": pipeline.publish_query(staging(TICKERS, SESSIONS[:2]), TICKERS, SESSIONS[:2]).text,
@@ -42,8 +44,8 @@ TEXTS = {
     "unpublished_sessions": missing.unpublished_sessions_query(staging(TICKERS, SESSIONS[:2])).text,
     "splits_and_nights": split_table.query_of(TICKERS, SESSIONS[0], SESSIONS[1], [("META", SESSIONS[1])], READS).text,
     "adjusted_rows": pipeline.adjusted_text([], SESSIONS[:2], "TRUE"),
-    "audit": checks.audit_sql(TICKERS, SESSIONS[:2], checks.ALLOW_NONE),
-    "audit_report": checks.report_sql(TICKERS, SESSIONS[:2], ALLOWED),
+    "audit": checks.audit_sql(REQUESTED, checks.ALLOW_NONE),
+    "audit_report": checks.report_sql(REQUESTED, ALLOWED),
 }
 TABLES = {
     "staging": arrow_schema(STAGING_COLUMNS).empty_table(),
@@ -58,7 +60,7 @@ RESULTS = {
     "windows": list(CUMULATIVE.values),
     "stored_tickers_by_session": ["date", "tickers"],
     "table_rows": list(PRODUCTION.values),
-    "table_summary": ["first", "last", "rows", "tickers"],
+    "table_summary": ["first", "last", "rows", "tickers", "others"],
     "missing_tickers": ["date", "ticker"],
     "stale_windows": ["date", "missing", "stale"],
     "unpublished_sessions": ["session"],
@@ -71,7 +73,8 @@ RESULTS = {
 
 def run(text: str, tickers: Iterable[str] = TICKERS, **tables: pa.Table) -> pa.Table:
     """The result of a text whose placeholders are these tickers and tables."""
-    relations = {"tickers": pa.table({"ticker": pa.array(tickers, pa.string())}), **tables}
+    requested = [{"ticker": ticker, "first_date": ALWAYS[0], "last_date": ALWAYS[1]} for ticker in tickers]
+    relations = {"tickers": pa.Table.from_pylist(requested, schema=local.REQUESTED), **tables}
     for name, rows in relations.items():
         DUCKDB.register(f"test_{name}", rows)
     filled = sql.fill(text, {name: f"test_{name}" for name in relations})
@@ -90,7 +93,7 @@ def test_text_runs_on_empty_tables_without_an_open_placeholder_and_returns_its_c
 
 def test_forbidding_query_is_empty_only_if_every_check_passes() -> None:
     for percent, rows in ((Decimal(100), 0), (Decimal(99), 2 * len(TICKERS))):
-        text = checks.forbidden_sql(TICKERS, SESSIONS[:2], AllowMissing(percent=percent))
+        text = checks.forbidden_sql(REQUESTED, AllowMissing(percent=percent))
         assert run(text, staging=TABLES["staging"]).num_rows == rows
 
 

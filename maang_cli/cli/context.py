@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 from maang_cli.errors import GateRefused, MaangError, NoSession, SettingsError
-from maang_cli.sources import SOURCES
+from maang_cli.sources import SOURCES, open_source
 from maang_cli.warehouses import WAREHOUSES
 
 # What a command needs beyond this is imported when it runs: `maang --help` loads no driver.
@@ -45,7 +45,7 @@ class Run:
 
     @cached_property
     def source(self) -> Source:
-        return self._open.enter_context(contextlib.closing(SOURCES[self.settings.source].open(self.settings)))
+        return self._open.enter_context(contextlib.closing(open_source(self.settings)))
 
     @cached_property
     def warehouse(self) -> Warehouse:
@@ -76,7 +76,16 @@ class Run:
         for note in selection.notes if selection else ():
             self.progress.say(f"note: {note}")
         self.reply.sessions = selection.sessions if selection else ()
-        return Request(self.settings.tickers, tuple(self.reply.sessions), self.settings.allow_missing)
+        found = self.settings
+        request = Request(found.tickers, tuple(self.reply.sessions), found.allow_missing, symbols=found.symbols)
+        if request.sessions and not any(map(request.requested, request.sessions)):
+            from maang_cli.missing import spans
+
+            raise SettingsError(
+                f"none of the tickers is listed on {spans(request.sessions)}",
+                hint="give other dates, or say in --tickers which symbols they had: NAME=SYMBOL:FIRST..LAST",
+            )
+        return request
 
     def finish(self, result: object, error: MaangError | None = None) -> None:
         """Show the command's result, then raise what is wrong with it."""

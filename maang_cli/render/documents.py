@@ -13,7 +13,7 @@ from maang_cli.config import Configuration
 from maang_cli.doctor import Checkup
 from maang_cli.errors import NoSession
 from maang_cli.missing import StaleWindows
-from maang_cli.pipeline import Cumulated, DayRun, Published, Rows
+from maang_cli.pipeline import Cumulated, DayRun, Published, Request, Rows
 from maang_cli.sessions import final_at
 from maang_cli.status import Status
 
@@ -107,6 +107,7 @@ def _no_session(value: NoSession) -> dict[str, Any]:
 @document.register(Plan)
 def _plan(value: Plan) -> dict[str, Any]:
     return {
+        "universe": _universe(value.request),
         "missing": _missing(value.bars.missing),
         "allowed": _missing(value.bars.allowed),
         "windows": _windows(value.windows),
@@ -140,6 +141,7 @@ def _backfilled(value: Backfilled) -> dict[str, Any]:
 def _status(value: Status) -> dict[str, Any]:
     return {
         "complete": value.complete,
+        "universe": _universe(value.request),
         "tables": [asdict(found) for found in value.tables],
         "missing": _missing(value.bars.missing),
         "allowed": _missing(value.bars.allowed),
@@ -160,6 +162,10 @@ def _rows(value: Rows) -> dict[str, Any]:
 
 def _refused(refused: Mapping[date, Sequence[str]]) -> list[dict[str, Any]]:
     return [{"session": day, "checks": list(names)} for day, names in refused.items()]
+
+
+def _universe(request: Request) -> list[str]:
+    return list(map(request.symbols.entry, request.tickers))
 
 
 def _missing(bars: Mapping[date, frozenset[str]]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from functools import singledispatch
 
 from maang_cli.backfill import BackfillProgress, Plan
 from maang_cli.checks import Audit, FailingRow
-from maang_cli.pipeline import Cumulated, Dropped, Ingested, Initialized, Published
+from maang_cli.pipeline import Cumulated, Dropped, Ingested, Initialized, Published, Request
 from maang_cli.splits import Split
 from maang_cli.warehouses.base import Replaced
 
@@ -84,6 +84,13 @@ def _backfill_progress(value: BackfillProgress) -> str:
     )
 
 
+def universe(request: Request) -> str:
+    """Of which tickers a result speaks."""
+    entries = list(map(request.symbols.entry, request.tickers))
+    more = f" and {len(entries) - FEW} more" if len(entries) > FEW else ""
+    return f"universe: {plural(len(entries), 'ticker')} ({', '.join(entries[:FEW])}{more})"
+
+
 def split_line(split: Split) -> str:
     return f"{split.ticker} {split.ratio} on {split.session}, {split.state} ({split.reason})"
 
@@ -145,4 +152,6 @@ def allowed_missing(rows: Iterable[FailingRow]) -> str:
     return f"{ALLOWED}: {names}" if names else ""
 
 
+FEW = 10
+"""How many tickers are named of what may be thousands."""
 ALLOWED = "missing, allowed by --allow-missing"

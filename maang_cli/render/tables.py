@@ -19,7 +19,7 @@ from maang_cli.config import Configuration
 from maang_cli.doctor import Checkup
 from maang_cli.missing import spans
 from maang_cli.pipeline import Cumulated, DayRun, Dropped, Ingested, Initialized, Published, Rows
-from maang_cli.render.lines import ALLOWED, allowed_missing, bytes_of, fetch_splits, line, plural, split_line
+from maang_cli.render.lines import ALLOWED, FEW, allowed_missing, bytes_of, fetch_splits, line, plural, split_line, universe
 from maang_cli.sessions import final_at
 from maang_cli.status import Status
 from maang_cli.user_splits import Edited, Listed
@@ -28,9 +28,6 @@ from maang_cli.warehouses.base import Cleanup, Replaced
 if TYPE_CHECKING:
     import pyarrow as pa
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-
-FEW = 10
-"""How many tickers are named of what may be thousands."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +146,10 @@ def _day_run(value: DayRun) -> Iterator[RenderableType]:
 @people.register(Plan)
 def _plan(value: Plan) -> Iterator[str | Table]:
     yield escape(line(value))
+    yield escape(universe(value.request))
+    first, last = value.request.sessions[0], value.request.sessions[-1]
+    for entry in value.request.symbols.built_in(value.request.tickers, first, last):
+        yield escape(f"{entry} (built in)")
     yield from map(escape, _missing(value.bars.missing, "to fetch"))
     yield from map(escape, _missing(value.bars.allowed, ALLOWED))
     if value.windows:
@@ -199,6 +200,11 @@ def _status(value: Status) -> Iterator[str | Table]:
         )
     if value.tables:
         yield table
+    yield escape(universe(value.request))
+    for summary in value.tables[:1]:
+        if summary.others:
+            verb = "is" if summary.others == 1 else "are"
+            yield escape(f"{plural(summary.others, 'other ticker')} of {summary.table} {verb} not in it")
     stored = "no sessions yet" if value.last_session is None else f"last session {value.last_session}"
     due = f"next due {value.next_due}: {final_at(value.next_due)}"
     yield escape(f"{stored}, last final session {value.last_final}, {due}")

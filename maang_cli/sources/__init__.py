@@ -48,3 +48,17 @@ SOURCES = {
     "sample": SourceKind(_sample, default_schema="maang_sample", made_up=True),
 }
 """By name; the first is the default."""
+
+
+def open_source(settings: Settings) -> Source:
+    """The source that the settings name, by the names of their universe.
+
+    Raises:
+        SettingsError: the source's own settings are wrong.
+    """
+    source = SOURCES[settings.source].open(settings)
+    if not settings.symbols.listings:
+        return source
+    from maang_cli.sources.named import NamedSource
+
+    return NamedSource(source, settings.symbols)

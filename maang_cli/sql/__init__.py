@@ -1,7 +1,7 @@
 """The transforms, one file each, in the SQL that DuckDB and Databricks share.
 
 `{name}` in a text is a placeholder. Literals are filled in here. The warehouse that runs the text fills in its tables, and
-`{tickers}`: a relation with one column, `ticker`.
+`{tickers}`: the requested tickers, each with the dates from `first_date` to `last_date`; one with several spans has several rows.
 """
 
 from collections.abc import Iterable, Mapping

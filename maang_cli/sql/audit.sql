@@ -1,8 +1,8 @@
 -- Every failing row of every check, by the session that it was staged for. `allowed`: --allow-missing permits it.
 WITH requested AS (
-  SELECT ticker FROM {tickers}
+  SELECT ticker, first_date, last_date FROM {tickers}
 ), sessions AS (
-  SELECT date FROM (VALUES {sessions}) AS s(date)
+  SELECT date, requested_count FROM (VALUES {sessions}) AS s(date, requested_count)
 ), allowed_missing AS (
   SELECT ticker FROM (VALUES {allowed_missing}) AS m(ticker)
 ), staged AS (

@@ -1,5 +1,6 @@
 -- How many of the requested tickers production has, by session.
-SELECT date, count(DISTINCT ticker) AS tickers
-FROM {production}
-WHERE date BETWEEN {first} AND {last} AND ticker IN (SELECT ticker FROM {tickers})
-GROUP BY date
+SELECT p.date, count(DISTINCT p.ticker) AS tickers
+FROM {production} AS p
+JOIN {tickers} AS r ON r.ticker = p.ticker AND p.date BETWEEN r.first_date AND r.last_date
+WHERE p.date BETWEEN {first} AND {last}
+GROUP BY p.date

@@ -5,13 +5,14 @@ Every verb may raise WarehouseDenied (2) if waiting can't help, or WarehouseFail
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from maang_cli.errors import CommitLost, TableMismatch
+from maang_cli.symbols import ALWAYS
 from maang_cli.tables import Table, staged_sessions
 
 if TYPE_CHECKING:
@@ -29,17 +30,29 @@ class Read:
     """Aware: the table as of this time. None: as it is now."""
 
 
+Spans = Mapping[str, Sequence[tuple[date, date]]]
+"""By ticker, the first and last date of each span in which it is requested. A ticker that is not here is requested always."""
+
+
 @dataclass(frozen=True)
 class Query:
     """A SELECT in the SQL that every warehouse shares.
 
-    `{name}` in its text is a placeholder: a table of `reads`, or `{tickers}`, a relation of `tickers` in one column, `ticker`.
+    `{name}` in its text is a placeholder: a table of `reads`, or `{tickers}`, the requested tickers in the columns `ticker`,
+    `first_date` and `last_date`.
     """
 
     text: str
     reads: Mapping[str, Read] = field(default_factory=dict)
     """By the name of the placeholder."""
     tickers: tuple[str, ...] = ()
+    spans: Spans = field(default_factory=dict)
+
+    def requested(self) -> Iterator[tuple[str, date, date]]:
+        """The rows of `{tickers}`: each ticker with the first and last date of each of its spans."""
+        for ticker in self.tickers:
+            for first, last in self.spans.get(ticker, (ALWAYS,)):
+                yield ticker, first, last
 
 
 @dataclass(frozen=True)
@@ -165,7 +178,7 @@ class Warehouse(Protocol):
         """
 
     def replace(self, table: Table, query: Query, sessions: Sequence[date], refuse_if: Query | None = None) -> Replaced:
-        """Make the query's rows the only rows of the query's tickers on these sessions, in one commit.
+        """Make the query's rows the only rows of the query's tickers on these sessions, within their spans, in one commit.
 
         The query yields the table's `values`, one row per ticker and session. A row whose values are the same keeps its stamp,
         and if nothing differs, nothing is committed. Rows of other tickers and sessions, and a user's extra columns, stay as

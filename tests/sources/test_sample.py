@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from maang_cli import sessions as calendar
 from maang_cli.closures import why_closed
-from maang_cli.settings import TICKER
 from maang_cli.sources.sample import SampleSource
+from maang_cli.symbols import TICKER
 
 FAANG = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
 

@@ -303,8 +303,26 @@ def test_query_finds_the_requested_tickers_among_11000(warehouse: Warehouse) -> 
 @pytest.mark.parametrize("tickers", [(), ("META",), tuple(STRANGE_TEXTS)], ids=["none", "one", "strange"])
 def test_tickers_placeholder_holds_the_requested_tickers(warehouse: Warehouse, tickers: tuple[str, ...]) -> None:
     rows = warehouse.query(Query("SELECT * FROM {tickers}", tickers=tickers))
-    assert rows.column_names == ["ticker"]
+    assert rows.column_names == ["ticker", "first_date", "last_date"]
     assert sorted(rows["ticker"].to_pylist()) == sorted(tickers)
+
+
+def test_tickers_placeholder_holds_the_spans_of_the_requested_tickers(warehouse: Warehouse) -> None:
+    spans = {"META": [(TUESDAY, TUESDAY), (WEDNESDAY, date.max)]}
+    rows = warehouse.query(Query("SELECT * FROM {tickers}", tickers=("AAPL", "META"), spans=spans)).to_pylist()
+    assert sorted(tuple(row.values()) for row in rows) == [
+        ("AAPL", date.min, date.max),
+        ("META", TUESDAY, TUESDAY),
+        ("META", WEDNESDAY, date.max),
+    ]
+
+
+def test_replace_leaves_rows_that_are_outside_the_spans(production: Warehouse) -> None:
+    publish(production, bar("META", TUESDAY), bar("META", WEDNESDAY), bar("AAPL", TUESDAY))
+    query = replace(PUBLISH, tickers=("AAPL", "META"), spans={"META": [(WEDNESDAY, WEDNESDAY)]})
+    production.stage(STAGING, staged([]))
+    assert counts(production.replace(PRODUCTION, query, [TUESDAY, WEDNESDAY])) == (0, 0, 2, 0)
+    assert [(row["ticker"], row["date"]) for row in content(production)] == [("META", TUESDAY)]
 
 
 def test_table_can_be_read_as_of_an_earlier_time(warehouse: Warehouse) -> None:

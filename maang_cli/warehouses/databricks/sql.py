@@ -13,6 +13,7 @@ from functools import cached_property
 import pyarrow as pa
 
 from maang_cli import sql
+from maang_cli.symbols import ALWAYS
 from maang_cli.tables import Column, Table
 from maang_cli.warehouses.base import Query, Read
 from maang_cli.warehouses.databricks.errors import GATE
@@ -47,13 +48,14 @@ class Replace:
 
     @cached_property
     def _with(self) -> str:
-        inputs = {**self.relations, "tickers": tickers_relation(self.query.tickers)}
-        requested = f"(SELECT ticker FROM {self._names['tickers']})"
+        inputs = {**self.relations, "tickers": tickers_relation(self.query)}
+        mine = "r.ticker = o.ticker AND o.date BETWEEN r.first_date AND r.last_date"
+        requested = f"SELECT 1 FROM {self._names['tickers']} AS r WHERE {mine}"
         return ",\n".join(
             [
                 *(f"{self._names[name]} AS (SELECT * FROM {source})" for name, source in inputs.items()),
                 f"maang_new AS (\n{sql.fill(self.query.text, self._names)}\n)",
-                f"maang_old AS (SELECT * FROM {self.name} WHERE date IN {self._days} AND ticker IN {requested})",
+                f"maang_old AS (SELECT * FROM {self.name} AS o WHERE o.date IN {self._days} AND EXISTS ({requested}))",
             ]
         )
 
@@ -168,10 +170,19 @@ def relation(name: str, read: Read) -> str:
     return f"(SELECT * FROM {name}{then} WHERE date BETWEEN {first} AND {last})"
 
 
-def tickers_relation(tickers: Iterable[str]) -> str:
-    """The tickers as a relation with one column, `ticker`; it may be empty."""
-    rows = sql.rows(map(sql.string, tickers))
-    return f"(SELECT ticker FROM (VALUES {rows}) AS t(ticker))" if rows else "(SELECT CAST(NULL AS STRING) AS ticker WHERE FALSE)"
+def tickers_relation(query: Query) -> str:
+    """The query's tickers as a relation with the columns `ticker`, `first_date` and `last_date`; it may be empty."""
+    always = sql.rows(sql.string(ticker) for ticker in query.tickers if ticker not in query.spans)
+    limited = ", ".join(
+        f"({sql.string(ticker)}, {sql.day(first)}, {sql.day(last)})"
+        for ticker, first, last in query.requested()
+        if ticker in query.spans
+    )
+    dates = ", ".join(f"{sql.day(day)} AS {name}" for day, name in zip(ALWAYS, ("first_date", "last_date"), strict=True))
+    parts = [f"SELECT ticker, {dates} FROM (VALUES {always}) AS t(ticker)"] if always else []
+    if limited:
+        parts.append(f"SELECT ticker, first_date, last_date FROM (VALUES {limited}) AS t(ticker, first_date, last_date)")
+    return f"({' UNION ALL '.join(parts) or f'SELECT CAST(NULL AS STRING) AS ticker, {dates} WHERE FALSE'})"
 
 
 def values(table: Table, rows: pa.Table) -> str:

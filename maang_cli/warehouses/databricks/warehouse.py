@@ -176,7 +176,7 @@ class DatabricksWarehouse:
         self.connection.run(statement)
 
     def query(self, query: Query) -> pa.Table:
-        filled = sql.fill(query.text, self._relations(query) | {"tickers": tickers_relation(query.tickers)})
+        filled = sql.fill(query.text, self._relations(query) | {"tickers": tickers_relation(query)})
         tables = [read.table for read in query.reads.values()]
         try:
             rows = self.connection.run(filled, expect=(Missing, NoHistory, NothingSince, Unfit))

@@ -3,7 +3,7 @@
 SQL matches the keys. Arrow compares and moves the values, arrays among them, in half the time that SQL would take.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from maang_cli.tables import Table
+from maang_cli.warehouses.base import Query
 
 OUTCOME = "maang: outcome"
 """The column that `merge` adds; no table has one of this name."""
@@ -42,12 +43,12 @@ class Existing:
 
 
 def merge(
-    table: Table, existing: Existing, new: pa.Table, tickers: Sequence[str], run: Callable[[str, dict[str, pa.Table]], pa.Table]
+    table: Table, existing: Existing, new: pa.Table, query: Query, run: Callable[[str, dict[str, pa.Table]], pa.Table]
 ) -> pa.Table:
     """Existing and new rows by date and ticker, each with an outcome. `run` runs SQL on tables by their placeholders.
 
-    inserted, updated, unchanged: a row of `new`, with the stamp that it keeps or gets; deleted: one of `tickers` that is not in
-    `new`, or a second copy; carried: a row of another ticker. `new` has the table's value columns.
+    inserted, updated, unchanged: a row of `new`, with the stamp that it keeps or gets; deleted: one that `query` requests and
+    that is not in `new`, or a second copy; carried: a row that is not requested. `new` has the table's value columns.
     """
     old = existing.rows
     first = pa.repeat(pa.scalar(1, pa.int64()), new.num_rows)
@@ -59,9 +60,7 @@ def merge(
         place = pc.coalesce(into, pc.add(pc.cumulative_sum(into.is_null().cast(pa.int64())), new.num_rows - 1))
     # One column at a time, so that each reuses the memory of the one before: memory that is new to the process is slow.
     values = pa.table({name: _joined(new[name], alone[name]).take(place) for name in table.values})
-    outcome = pc.if_else(
-        into.is_valid(), "inserted", pc.if_else(pc.is_in(values["ticker"], pa.array(tickers, pa.string())), "deleted", "carried")
-    )
+    outcome = pc.if_else(into.is_valid(), "inserted", pc.if_else(_requested(values, query), "deleted", "carried"))
     met = pc.and_(into.is_valid(), out_of.is_valid())
     if pc.any(met).as_py():
         changed = differ(values, pc.indices_nonzero(met), existing, out_of.filter(met))
@@ -72,6 +71,18 @@ def merge(
     stamp = pc.if_else(renewed, pa.scalar(datetime.now(UTC), old[table.stamp].type), kept[table.stamp])
     columns = {name: values[name] for name in table.values} | {name: kept[name] for name in own} | {table.stamp: stamp}
     return pa.table(columns | {OUTCOME: outcome})
+
+
+def _requested(rows: pa.Table, query: Query) -> pa.Array:
+    """Which of these rows the query requests: its tickers, within their spans."""
+    tickers, days = rows["ticker"], rows["date"]
+    mine = pc.is_in(tickers, pa.array(query.tickers, pa.string()))
+    for ticker, spans in query.spans.items():
+        listed = pc.not_equal(tickers, ticker)
+        for first, last in spans:
+            listed = pc.or_(listed, pc.and_(pc.greater_equal(days, first), pc.less_equal(days, last)))
+        mine = pc.and_(mine, listed)
+    return mine
 
 
 def _joined(first: pa.ChunkedArray, second: pa.ChunkedArray) -> pa.Array:

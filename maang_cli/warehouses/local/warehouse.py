@@ -49,6 +49,8 @@ DUCKDB: dict[str, str | bool | int | float | list[str]] = {
     # From this version on, decimals of up to 18 digits take 8 bytes, as in `schemas.arrow_schema`.
     "arrow_output_version": "1.5",
 }
+REQUESTED = pa.schema([("ticker", pa.string()), ("first_date", pa.date32()), ("last_date", pa.date32())])
+"""Of the relation `{tickers}`."""
 NAME_MAPPING = "schema.name-mapping.default"
 """A table with this property may have files without field ids."""
 
@@ -169,7 +171,7 @@ class LocalWarehouse:
                     if new is None:
                         raise GateFailed
                     existing, tasks = self._partitions(table, target, set(sessions))
-                    merged = merge(table, existing, new.cast(arrow_schema(table.value_columns)), query.tickers, self._run_on)
+                    merged = merge(table, existing, new.cast(arrow_schema(table.value_columns)), query, self._run_on)
                     if days := _changed_days(merged):
                         rows = _published(merged, days).drop_columns(OUTCOME)
                         old_files = [task.file for task in tasks if day_of(task.file) in days]
@@ -249,7 +251,8 @@ class LocalWarehouse:
     def _relations(self, query: Query, refuse_if: Query | None = None) -> _Relations:
         reads = dict(query.reads) | (dict(refuse_if.reads) if refuse_if else {})
         # A relation: DuckDB takes a third of a second to parse a list of 11,000 literals.
-        tickers = self._register("tickers", pa.table({"ticker": pa.array(query.tickers, pa.string())}))
+        rows = dict(zip(REQUESTED.names, zip(*query.requested(), strict=True), strict=True)) if query.tickers else {}
+        tickers = self._register("tickers", pa.table(rows, REQUESTED) if rows else REQUESTED.empty_table())
         relations = _Relations({"tickers": tickers}, [])
         for name, read in reads.items():
             relations.names[name], files = self._relation(name, read)

@@ -27,6 +27,7 @@ from maang_cli.warehouses.databricks.sql import (
 TUESDAY, WEDNESDAY = date(2025, 10, 14), date(2025, 10, 15)
 STAGING = Table("staging", STAGING_COLUMNS)
 NAME = "`main`.`maang`.`daily_stock_prices`"
+ALWAYS = "DATE '0001-01-01' AS first_date, DATE '9999-12-31' AS last_date"
 PAIR = Table("pair", (Column("ticker", "STRING", ""), Column("volume", "BIGINT", "")))
 
 
@@ -74,13 +75,18 @@ def test_relation_has_the_sessions_and_the_time(read: Read, source: str) -> None
 @pytest.mark.parametrize(
     ("tickers", "source"),
     [
-        (("META", "BRK.A"), "(SELECT ticker FROM (VALUES ('META'), ('BRK.A')) AS t(ticker))"),
-        ((), "(SELECT CAST(NULL AS STRING) AS ticker WHERE FALSE)"),
+        (("META", "BRK.A"), f"(SELECT ticker, {ALWAYS} FROM (VALUES ('META'), ('BRK.A')) AS t(ticker))"),
+        (
+            ("META", "NEW"),
+            f"(SELECT ticker, {ALWAYS} FROM (VALUES ('META')) AS t(ticker) UNION ALL SELECT ticker, first_date, last_date FROM"
+            " (VALUES ('NEW', DATE '2025-10-14', DATE '2025-10-15')) AS t(ticker, first_date, last_date))",
+        ),
+        ((), f"(SELECT CAST(NULL AS STRING) AS ticker, {ALWAYS} WHERE FALSE)"),
     ],
 )
 def test_tickers_are_a_relation_without_an_alias(tickers: tuple[str, ...], source: str) -> None:
     """So that the shared SQL can give it one."""
-    assert tickers_relation(tickers) == source
+    assert tickers_relation(Query("", tickers=tickers, spans={"NEW": [(TUESDAY, WEDNESDAY)]})) == source
 
 
 def test_values_are_text_and_null() -> None:
@@ -151,8 +157,8 @@ def test_replace_reads_each_input_once(replace: Replace, deletes: bool | None) -
 
 def test_old_rows_are_those_of_the_tickers_on_the_sessions(replace: Replace) -> None:
     old = (
-        f"maang_old AS (SELECT * FROM {NAME} WHERE date IN (DATE '2025-10-14', DATE '2025-10-15')"
-        " AND ticker IN (SELECT ticker FROM maang_in_tickers))"
+        f"maang_old AS (SELECT * FROM {NAME} AS o WHERE o.date IN (DATE '2025-10-14', DATE '2025-10-15') AND EXISTS"
+        " (SELECT 1 FROM maang_in_tickers AS r WHERE r.ticker = o.ticker AND o.date BETWEEN r.first_date AND r.last_date))"
     )
     assert old in replace.preview()
     assert old in replace.merge(deletes=True)

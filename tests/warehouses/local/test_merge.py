@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from maang_cli import sql
 from maang_cli.schemas import arrow_schema
 from maang_cli.tables import Column, Table
+from maang_cli.warehouses.base import Query
 from maang_cli.warehouses.local import warehouse as local
 from maang_cli.warehouses.local.merge import OUTCOME, Existing, merge
 
@@ -82,7 +83,7 @@ def test_merge_gives_each_row_its_outcome(stored: list[tuple[tuple[str, date], R
     existing = Existing(rows_of_old.drop_columns("prices"), lambda: rows_of_old.select(["prices"]))
     before = datetime.now(UTC)
 
-    merged = merge(TABLE, existing, rows_of_new, REQUESTED, run)
+    merged = merge(TABLE, existing, rows_of_new, Query("", tickers=tuple(REQUESTED)), run)
 
     assert sorted(merged.column_names) == sorted([*OLD.names, OUTCOME])
     rows = merged.to_pylist()
@@ -106,6 +107,6 @@ def test_arrays_are_not_read_if_a_number_already_differs() -> None:
     def arrays() -> pa.Table:
         raise AssertionError("the arrays were read")
 
-    (row,) = merge(TABLE, Existing(old.drop_columns("prices"), arrays), new, REQUESTED, run).to_pylist()
+    (row,) = merge(TABLE, Existing(old.drop_columns("prices"), arrays), new, Query("", tickers=tuple(REQUESTED)), run).to_pylist()
 
     assert (row["price"], row["prices"], row["note"], row[OUTCOME]) == (Decimal("2.00"), [Decimal("2.00")], "kept", "updated")
