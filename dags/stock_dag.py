@@ -302,7 +302,7 @@ def stock_dag(
                 pattern="^[^@]*$",
                 maxLength=100_000,  # on Linux a variable can hold 128 KiB
                 title="Tickers",
-                description="Tickers, comma-separated, such as META,BRK.A. Without them: the worker's MAANG_TICKERS.",
+                description="Tickers or NAME=SYMBOL:FIRST entries, such as META,BRK.A. Without them: the worker's MAANG_TICKERS.",
             ),
         },
         default_args={

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
-from maang_cli import missing, pipeline, sql
+from maang_cli import missing, pipeline, sql, symbols
 from maang_cli import sessions as calendar
 from maang_cli.errors import MaangError, OutOfOrder, PartlyRefused
 from maang_cli.missing import MissingBars, StaleWindows
@@ -41,6 +41,16 @@ class StagingTable:
 
 
 @dataclass(frozen=True)
+class MistakenRows:
+    """Rows of another security that an earlier version stored (see `symbols.Mistaken`)."""
+
+    ticker: str
+    first: date
+    last: date
+    rows: int
+
+
+@dataclass(frozen=True)
 class Status:
     request: Request
     """Its sessions are those that were examined."""
@@ -54,6 +64,7 @@ class Status:
     next_due: date
     disputed: tuple[Split, ...] = ()
     """Splits of the requested tickers that the prices contradict; they are not applied."""
+    mistaken: MistakenRows | None = None
 
     @property
     def complete(self) -> bool:
@@ -95,7 +106,24 @@ def status(warehouse: Warehouse, request: Request, now: datetime) -> Status:
         last_final,
         calendar.next_due(now),
         tuple(split for split in known if split.state == DISPUTED),
+        _mistaken(warehouse, request),
     )
+
+
+def _mistaken(warehouse: Warehouse, request: Request) -> MistakenRows | None:
+    """Rows of the requested sessions that are another security's; None: there are none."""
+    known = symbols.MISTAKEN
+    first, last = max(known.first, request.sessions[0]), min(known.last, request.sessions[-1])
+    listings = request.symbols.listings.get(known.name)
+    if first > last or listings != symbols.BUILT_IN[known.name]:
+        return None
+    text = f"""SELECT min(date) AS first, max(date) AS last, count(*) AS rows FROM {{production}}
+WHERE ticker = {sql.string(known.name)} AND date BETWEEN {sql.day(first)} AND {sql.day(last)} AND close < {known.below}"""
+    try:
+        row = warehouse.query(Query(text, {"production": Read(PRODUCTION, (first, last))})).to_pylist()[0]
+    except TableMissing:
+        return None
+    return MistakenRows(known.name, **row) if row["rows"] else None
 
 
 def _summary(warehouse: Warehouse, table: Table, request: Request) -> TableSummary | None:

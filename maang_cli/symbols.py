@@ -184,3 +184,18 @@ BUILT_IN = _built_in(
     "GOOG=GOOG:2014-04-03",
 )
 """What a plain name means if its symbol depends on the date."""
+
+
+@dataclass(frozen=True)
+class Mistaken:
+    """Bars that versions without symbols stored under a name although they are another security's."""
+
+    name: str
+    first: date
+    last: date
+    below: int
+    """USD. Their closes are below it; those of the name were above it at that time."""
+
+
+MISTAKEN = Mistaken("META", date(2021, 6, 30), date(2022, 1, 28), 100)
+"""The Roundhill Ball Metaverse ETF, at 12 to 17 dollars. Meta's shares cost about 300 dollars."""

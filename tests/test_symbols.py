@@ -294,6 +294,24 @@ def test_vendors_split_is_looked_up_by_the_symbol_of_its_date(maang: Maang, rena
     assert [(each["ticker"], each["vendor_date"], each["state"]) for each in listed] == [("META", "2022-06-03", "disputed")]
 
 
+def test_status_names_rows_of_the_fund_that_older_versions_stored_as_meta(maang: Maang, polygon: PolygonServer) -> None:
+    days = sessions.between(date(2022, 1, 27), date(2022, 1, 31))
+    for day in days:
+        fund = [row("META", day, o=12, h=13, l=11, c=12.31, vw=12)] if day <= date(2022, 1, 28) else []
+        polygon.days[day] = [row("FB", day, o=300, h=303, l=299, c=301.71, vw=301), *fund]
+    span = ("--from", "2022-01-27", "--to", "2022-01-31")
+    assert maang("backfill", *span[:2], "--to", "2022-01-28", "--tickers", "META=META:2021-06-30..2022-01-28").code == 0
+    assert maang("backfill", *span, "--tickers", "META").code == 0
+    found = maang("status", *span, "--tickers", "META")
+    assert found.code == 0
+    assert "2 rows of META from 2022-01-27 to 2022-01-28: of another security" in " ".join(found.out.split())
+    assert "maang backfill --from 2022-01-27 --to 2022-01-28 --refetch" in " ".join(found.out.split())
+    assert maang("backfill", "--from", "2022-01-27", "--to", "2022-01-28", "--refetch", "--tickers", "META").code == 0
+    rows = maang("show", *span, "--tickers", "META", "--json").result["rows"]
+    assert [each["close"] for each in rows] == ["301.71"] * 3
+    assert maang("status", *span, "--tickers", "META", "--json").result["mistaken_rows"] is None
+
+
 # --- the universe
 
 

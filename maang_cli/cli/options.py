@@ -67,7 +67,10 @@ def _output(*flags: str, text: str) -> Any:
     return typer.Option(*flags, help=text, rich_help_panel="Output")
 
 
-TICKERS = "Tickers, comma-separated, or @FILE with one a line. [env: MAANG_TICKERS] [default: META,AAPL,AMZN,NFLX,GOOGL]"
+TICKERS = (
+    "Tickers or NAME=SYMBOL:FIRST entries, comma-separated, or @FILE with one a line."
+    " [env: MAANG_TICKERS] [default: META,AAPL,AMZN,NFLX,GOOGL]"
+)
 INVENTING = ", ".join(name for name, kind in SOURCES.items() if kind.made_up)
 SOURCE = f"Where bars come from ({INVENTING}: made up). [env: MAANG_SOURCE] [default: {next(iter(SOURCES))}]"
 CHOSEN = ", ".join(f"{name} if {kind.configured_by} is set" for name, kind in WAREHOUSES.items() if kind.configured_by)

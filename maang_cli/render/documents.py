@@ -152,6 +152,7 @@ def _status(value: Status) -> dict[str, Any]:
         "next_due": value.next_due,
         "next_due_at": final_at(value.next_due),
         "disputed_splits": [asdict(split) for split in value.disputed],
+        "mistaken_rows": value.mistaken and asdict(value.mistaken),
     }
 
 

@@ -215,6 +215,10 @@ def _status(value: Status) -> Iterator[str | Table]:
         if days:
             number = sum(getattr(windows, name) for windows in value.windows.values())
             yield escape(f"{what}: {number} ({spans(days)})")
+    if (wrong := value.mistaken) is not None:
+        rows = f"{plural(wrong.rows, 'row')} of {wrong.ticker} from {wrong.first} to {wrong.last}"
+        command = f"maang backfill --from {wrong.first} --to {wrong.last} --refetch"
+        yield escape(f"{rows}: of another security, which had this symbol; replace them: {command}")
     for split in value.disputed:
         yield escape(f"split disputed: {split_line(split)}")
     for found in value.staging:
