@@ -200,11 +200,7 @@ def _status(value: Status) -> Iterator[str | Table]:
         )
     if value.tables:
         yield table
-    yield escape(universe(value.request))
-    for summary in value.tables[:1]:
-        if summary.others:
-            verb = "is" if summary.others == 1 else "are"
-            yield escape(f"{plural(summary.others, 'other ticker')} of {summary.table} {verb} not in it")
+    yield from _universe(value)
     stored = "no sessions yet" if value.last_session is None else f"last session {value.last_session}"
     due = f"next due {value.next_due}: {final_at(value.next_due)}"
     yield escape(f"{stored}, last final session {value.last_final}, {due}")
@@ -215,10 +211,7 @@ def _status(value: Status) -> Iterator[str | Table]:
         if days:
             number = sum(getattr(windows, name) for windows in value.windows.values())
             yield escape(f"{what}: {number} ({spans(days)})")
-    if (wrong := value.mistaken) is not None:
-        rows = f"{plural(wrong.rows, 'row')} of {wrong.ticker} from {wrong.first} to {wrong.last}"
-        command = f"maang backfill --from {wrong.first} --to {wrong.last} --refetch"
-        yield escape(f"{rows}: of another security, which had this symbol; replace them: {command}")
+    yield from _mistaken(value)
     for split in value.disputed:
         yield escape(f"split disputed: {split_line(split)}")
     for found in value.staging:
@@ -227,6 +220,21 @@ def _status(value: Status) -> Iterator[str | Table]:
     first, last = value.request.sessions[0], value.request.sessions[-1]
     if value.complete:
         yield escape(f"complete: {plural(len(value.request.sessions), 'session')} from {first} to {last}")
+
+
+def _universe(value: Status) -> Iterator[str]:
+    yield escape(universe(value.request))
+    for summary in value.tables[:1]:
+        if summary.others:
+            verb = "is" if summary.others == 1 else "are"
+            yield escape(f"{plural(summary.others, 'other ticker')} of {summary.table} {verb} not in it")
+
+
+def _mistaken(value: Status) -> Iterator[str]:
+    if (wrong := value.mistaken) is not None:
+        rows = f"{plural(wrong.rows, 'row')} of {wrong.ticker} from {wrong.first} to {wrong.last}"
+        command = f"maang backfill --from {wrong.first} --to {wrong.last} --refetch"
+        yield escape(f"{rows}: of another security, which had this symbol; replace them: {command}")
 
 
 @people.register(Listed)
