@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from maang_cli import checks, split_table, splits, sql
@@ -56,9 +56,13 @@ class Request:
         return self.symbols.spans(self.tickers)
 
     def requested(self, day: date) -> frozenset[str]:
-        """The tickers that are listed on that day; without a change, it is `everything` itself."""
+        """The tickers that are listed on that day; equal sets are one object."""
         unlisted = self.symbols.unlisted(self.everything, day)
-        return self.everything - unlisted if unlisted else self.everything
+        return self._without(unlisted) if unlisted else self.everything
+
+    @cached_property
+    def _without(self) -> Callable[[frozenset[str]], frozenset[str]]:
+        return cache(self.everything.difference)
 
     def listed(self, sessions: Iterable[date]) -> dict[date, int]:
         """How many tickers of the universe are listed on each session."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from maang_cli import sessions, symbols
 from maang_cli.errors import SettingsError
+from maang_cli.pipeline import Request
 from maang_cli.symbols import ALWAYS, BUILT_IN, Listing, Symbols, parse
 from tests import settings
 from tests.conftest import Maang
@@ -235,6 +236,16 @@ def test_session_before_the_first_listing_is_not_missing(maang: Maang, polygon: 
     assert (done.code, done.result["production"]["inserted"]) == (0, 6)
     found = maang("status", *span, "--json")
     assert (found.code, found.result["complete"]) == (0, True)
+
+
+def test_equal_sets_of_requested_tickers_are_one_object() -> None:
+    """With 11,000 tickers and 2,000 sessions, sets of their own would take gigabytes."""
+    entries = ("META", "AAPL")
+    request = Request(entries, (), symbols=parsed(*entries))
+    early, late = request.requested(date(2012, 5, 16)), request.requested(date(2012, 5, 18))
+    assert (sorted(early), sorted(late)) == (["AAPL"], ["AAPL", "META"])
+    assert early is request.requested(date(2012, 5, 17))
+    assert late is request.requested(date(2012, 5, 21))
 
 
 def test_share_of_missing_tickers_is_of_those_that_are_listed(maang: Maang, polygon: PolygonServer) -> None:
