@@ -87,7 +87,7 @@ def test_second_backfill_does_nothing(anywhere: str, maang: Maang, market_open: 
     market_open.requests.clear()
     again = maang("backfill", *RANGE, *OURS, "--json")
     assert (again.code, market_open.requests, again.result["published"]) == (0, [], [])
-    assert maang("plan", *RANGE, *OURS).out == f"nothing to do: {len(DAYS)} sessions complete\n"
+    assert maang("plan", *RANGE, *OURS).out.startswith(f"nothing to do: {len(DAYS)} sessions complete\n")
     assert status(maang)["complete"]
 
 
