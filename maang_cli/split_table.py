@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 from datetime import date, timedelta
 
 from maang_cli import splits, sql
-from maang_cli.splits import Claim, Night, Split
+from maang_cli.splits import Claim, Claims, Night, Split
 from maang_cli.tables import PRODUCTION, SPLITS, Table
 from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse
 
@@ -89,13 +89,13 @@ def learn(
     warehouse: Warehouse,
     tickers: Sequence[str],
     sessions: Sequence[date],
-    claims: Sequence[Claim],
+    claims: Claims,
     staged: Table | None = None,
 ) -> Learned:
     """Judge what the vendor claims about these sessions' surroundings, and store what is new. `staged`: see `read`."""
     requested = claimed_range(sessions)
-    known = read(warehouse, tickers, requested[0], splits.session_of(requested[1]), claims=claims, staged=staged)
-    judged = splits.judge(claims, known.splits, requested, known.nights)
+    known = read(warehouse, tickers, requested[0], splits.session_of(requested[1]), claims=claims.rows, staged=staged)
+    judged = splits.judge(claims.rows, known.splits, requested if claims.complete else None, known.nights)
     return Learned(tuple(judged), store(warehouse, known.splits, judged))
 
 

@@ -43,6 +43,15 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Claims:
+    """What a source lists."""
+
+    rows: tuple[Claim, ...] = ()
+    complete: bool = True
+    """Whether a split that is not among them is not listed; False if the source does not tell splits."""
+
+
+@dataclass(frozen=True)
 class Night:
     """The prices around a split's first session; None if there is no bar."""
 

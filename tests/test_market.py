@@ -61,7 +61,7 @@ def test_backfill_of_25_sessions_equals_25_single_days_and_the_recomputation(
     days = expected.serve(polygon, bars)
     assert (len(bars), days) == (125, list(expected.run_of(expected.MARKET_SPAN[0], 25)))
     done = batches.run(days, 100, tickers=TICKERS)
-    assert (len(done.published), done.calls, len(done.plan.batches)) == (25, 5, 2)
+    assert (len(done.published), done.calls, len(done.plan.batches)) == (25, 6, 2)
     backfilled = tables(days, TICKERS)
     assert backfilled == (expected.production(bars), expected.cumulative(bars))
 
@@ -104,4 +104,4 @@ def test_recorded_answer_with_adjusted_bars_is_refused(market: Path, polygon: Po
     polygon.bodies[date(2020, 10, 14)] = (market / "recorded" / "grouped_mock.json").read_bytes()
     outcome = maang("run-day", "--date", "2020-10-14", "--tickers", "GIK")
     assert outcome.code == 4
-    assert "adjusted bars instead of bars as traded" in outcome.err
+    assert "adjusted True instead of bars as traded" in outcome.err

@@ -17,6 +17,7 @@ from maang_cli.user_splits import parse
 from maang_cli.warehouses.base import Query, Read
 from tests import expected
 from tests.expected import Bar, Row
+from tests.polygon_server import Answer
 from tests.test_pipeline import DAYS, Feed, bar, feed, local_only, warehouse
 
 __all__ = ["feed", "warehouse"]
@@ -184,6 +185,15 @@ def test_hint_names_the_next_session() -> None:
     with pytest.raises(SettingsError) as error:
         parse("add", "NFLX:2025-11-15:1:10")
     assert error.value.hint.endswith("the next one is 2025-11-17")
+
+
+@local_only
+def test_plan_without_splits_leaves_the_known_ones(split_feed: Feed) -> None:
+    request = Request(TICKERS, DAYS[:6])
+    split_feed.load(request)
+    split_feed.polygon.answer_splits = lambda path: Answer(403, b'{"status":"NOT_AUTHORIZED","message":"Not in your plan."}')
+    split_feed.load(request)
+    assert stored(split_feed) == [("NFLX", SPLIT_DAY, "applied", "the prices prove it")]
 
 
 @local_only

@@ -8,7 +8,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Protocol
 
 from maang_cli.errors import MaangError
-from maang_cli.splits import Claim
+from maang_cli.splits import Claims
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,11 +75,12 @@ class Source(Protocol):
             SourceFailed: no usable answer, after retries (4).
         """
 
-    def splits(self, tickers: Sequence[str], first: date, last: date) -> Sequence[Claim]:
+    def splits(self, tickers: Sequence[str], first: date, last: date) -> Claims:
         """The splits of these tickers with execution dates from `first` to `last`, as the source lists them, right or wrong.
 
         Raises:
-            SourceDenied, SourceFailed: as `bars`. A plan without splits is not an error: the user is told, and there are none.
+            SourceDenied, SourceFailed: as `bars`. A plan without splits is not an error: the user is told, and
+            the claims are not complete.
         """
 
     def doctor_checks(self) -> Mapping[str, Callable[[], str]]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from maang_cli.sources.base import Calls, Fetched, Resume, Source
-from maang_cli.splits import Claim
+from maang_cli.splits import Claim, Claims
 from maang_cli.symbols import Listing, Symbols
 
 BUILT_IN_SPLITS = (
@@ -39,15 +39,17 @@ class NamedSource:
             raise error
         return fetched.rows
 
-    def splits(self, tickers: Sequence[str], first: date, last: date) -> Sequence[Claim]:
+    def splits(self, tickers: Sequence[str], first: date, last: date) -> Claims:
         listed = self._by_symbol(tickers, first, last)
         claims = self._source.splits(list(listed), first, last)
-        return [
+        built_in = [claim for claim in BUILT_IN_SPLITS if first <= claim.executed <= last]
+        rows = tuple(
             replace(claim, ticker=name)
-            for claim in (*claims, *BUILT_IN_SPLITS)
+            for claim in (*claims.rows, *built_in)
             for name, listing in listed.get(claim.ticker, ())
             if listing.covers(claim.executed)
-        ]
+        )
+        return Claims(rows, claims.complete)
 
     def _by_symbol(self, names: Iterable[str], first: date, last: date) -> dict[str, list[tuple[str, Listing]]]:
         """The symbols that these names have between these dates, with the name that each means, and when."""

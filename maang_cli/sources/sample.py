@@ -14,7 +14,7 @@ import pyarrow as pa
 from maang_cli import sessions as calendar
 from maang_cli.schemas import arrow_schema
 from maang_cli.sources.base import Calls, Fetched, Resume
-from maang_cli.splits import Claim
+from maang_cli.splits import Claim, Claims
 from maang_cli.tables import STAGING_COLUMNS
 
 _SCALES = ((512, 4000), (96, 1600), (20, 700), (5, 250), (1, 90))
@@ -79,8 +79,8 @@ class SampleSource:
         rows = [_bar(ticker, session) for session in sessions for ticker in tickers]
         return pa.Table.from_pylist(rows, schema=arrow_schema(STAGING_COLUMNS))
 
-    def splits(self, tickers: Sequence[str], first: date, last: date) -> Sequence[Claim]:
-        return [SPLIT] if SPLIT.ticker in tickers and first <= SPLIT.executed <= last else []
+    def splits(self, tickers: Sequence[str], first: date, last: date) -> Claims:
+        return Claims((SPLIT,) if SPLIT.ticker in tickers and first <= SPLIT.executed <= last else ())
 
     def doctor_checks(self) -> Mapping[str, Callable[[], str]]:
         return {}

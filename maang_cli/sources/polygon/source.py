@@ -33,7 +33,7 @@ from maang_cli.sources.polygon.pages import Pages
 from maang_cli.sources.polygon.parse import Adjusted, Contradiction, Page, Reader
 from maang_cli.sources.polygon.settings import PolygonSettings
 from maang_cli.sources.rate_limit import RateLimiter
-from maang_cli.splits import Claim
+from maang_cli.splits import Claims
 
 log = logging.getLogger("maang")
 for _name in ("RESTClient", "WebSocketClient"):  # the client logs to stdout, which is for results
@@ -96,7 +96,7 @@ class PolygonSource:
             raise error
         return fetched.rows
 
-    def splits(self, tickers: Sequence[str], first: date, last: date) -> list[Claim]:
+    def splits(self, tickers: Sequence[str], first: date, last: date) -> Claims:
         what = f"splits from {first} to {last}"
         vendor = splits.Vendor(
             self._base.geturl().rstrip("/"),

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from maang_cli.sources.polygon.http import NotFound, NotInPlan
 from maang_cli.sources.polygon.parse import Contradiction
-from maang_cli.splits import Claim
+from maang_cli.splits import Claim, Claims
 
 log = logging.getLogger("maang")
 
@@ -37,10 +37,10 @@ class Vendor:
     """The error of an answer that contradicts itself."""
 
 
-def fetch(vendor: Vendor, tickers: Sequence[str], first: date, last: date) -> list[Claim]:
+def fetch(vendor: Vendor, tickers: Sequence[str], first: date, last: date) -> Claims:
     """The splits of these tickers with execution dates from `first` to `last`.
 
-    A vendor or a plan without splits gives none, and the user is told.
+    A vendor or a plan without splits tells none, and the user is told.
 
     Raises:
         Contradiction: an answer contradicts itself.
@@ -55,8 +55,9 @@ def fetch(vendor: Vendor, tickers: Sequence[str], first: date, last: date) -> li
             rows = list(_rows(vendor, OLDER_PATH, older))
     except (NotFound, NotInPlan) as exc:
         log.warning("note: no splits: %s; those that are known are used", exc.message)
-        return []
-    return [_claim(vendor, row) for row in rows if row.get("ticker") in frozenset(tickers)]
+        return Claims(complete=False)
+    wanted = frozenset(tickers)
+    return Claims(tuple(_claim(vendor, row) for row in rows if row.get("ticker") in wanted))
 
 
 def _rows(vendor: Vendor, path: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:

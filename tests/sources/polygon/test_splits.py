@@ -14,7 +14,7 @@ import pytest
 from maang_cli.errors import SourceFailed
 from maang_cli.sources.base import Source
 from maang_cli.sources.polygon.source import open_source
-from maang_cli.splits import Claim
+from maang_cli.splits import Claim, Claims
 from tests import settings
 from tests.polygon_server import Answer, PolygonServer
 
@@ -44,7 +44,7 @@ def pages(*rows: list[dict[str, object]], url: str) -> Iterator[Answer]:
 
 def test_few_tickers_are_asked_for_by_name(source: Source, polygon: PolygonServer) -> None:
     polygon.splits = [NFLX, NFLX | {"ticker": "OTHER"}]
-    assert source.splits(("NFLX", "META"), FIRST, LAST) == [FOUND]
+    assert source.splits(("NFLX", "META"), FIRST, LAST) == Claims((FOUND,))
     assert asked(polygon) == (
         "/stocks/v1/splits",
         {
@@ -59,7 +59,7 @@ def test_few_tickers_are_asked_for_by_name(source: Source, polygon: PolygonServe
 
 def test_many_tickers_are_filtered_here(source: Source, polygon: PolygonServer) -> None:
     polygon.splits = [NFLX, NFLX | {"ticker": "OTHER"}]
-    assert source.splits(("NFLX", *(f"T{number}" for number in range(100))), FIRST, LAST) == [FOUND]
+    assert source.splits(("NFLX", *(f"T{number}" for number in range(100))), FIRST, LAST) == Claims((FOUND,))
     assert "ticker.any_of" not in asked(polygon)[1]
 
 
@@ -67,7 +67,7 @@ def test_older_endpoint_answers_if_the_newer_does_not_exist(source: Source, poly
     missing = Answer(404, b'{"status":"NOT_FOUND","message":"no such endpoint"}')
     polygon.splits = [NFLX | {"split_from": 2e6, "split_to": 1.04347826}]
     polygon.answer_splits = lambda path: missing if path.startswith("/stocks/v1") else None
-    [found] = source.splits(("NFLX",), FIRST, LAST)
+    [found] = source.splits(("NFLX",), FIRST, LAST).rows
     assert (found.split_from, found.split_to) == (Decimal(2_000_000), Decimal("1.04347826"))
     assert asked(polygon)[0] == "/v3/reference/splits"
 
@@ -84,7 +84,7 @@ def test_vendor_without_splits_costs_a_note(
     answer: Answer, source: Source, polygon: PolygonServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     polygon.answer_splits = lambda path: answer
-    assert list(source.splits(("NFLX",), FIRST, LAST)) == []
+    assert source.splits(("NFLX",), FIRST, LAST) == Claims(complete=False)
     assert "note: no splits: " in caplog.text
 
 
@@ -92,7 +92,7 @@ def test_all_pages_are_read_and_each_row_counts_once(source: Source, polygon: Po
     second = NFLX | {"execution_date": "2025-11-20", "id": "b"}
     answers = pages([NFLX], [NFLX, second], url=polygon.url)
     polygon.answer_splits = lambda path: next(answers)
-    assert [claim.executed.day for claim in source.splits(("NFLX",), FIRST, LAST)] == [17, 20]
+    assert [claim.executed.day for claim in source.splits(("NFLX",), FIRST, LAST).rows] == [17, 20]
 
 
 @pytest.mark.parametrize(
