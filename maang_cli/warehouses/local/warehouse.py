@@ -198,6 +198,7 @@ class LocalWarehouse:
 
     def drop(self, table: Table) -> bool:
         if not self._store.exists(table.name):
+            self._store.clean_up_after_kill()  # it may have been dropped by a run that was killed then
             return False
         with self._store.writing(table.name):
             return self._store.remove(table.name)
