@@ -5,6 +5,7 @@ The hooks are pytest's; tests/conftest.py imports them.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ SLOW_FILES = {
     "test_transcripts.py",
 }
 SLOW_FOLDERS = {"cli", "dags"}
+STEPS_FILES = {"test_pipeline.py", "test_split_table.py"}
+"""Their tests run on both warehouses; on Spark only those marked `on_spark`, unless MAANG_TEST_SPARK=all."""
 LONGEST = ("dags", "spark", "tests/test_kill.py", "tests/cli/test_process.py")
 """The groups of tests that take longest, the longest first."""
 
@@ -33,14 +36,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: runs whole commands, Spark, Airflow or processes; scripts/check leaves it out")
+    config.addinivalue_line("markers", "on_spark: runs on Spark too without MAANG_TEST_SPARK=all; see tests/selection.py")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the slow tests. Put each test into a group, and the longest groups first.
 
     With `--dist loadgroup`, one process runs all tests of a group.
     """
+    if os.environ.get("MAANG_TEST_SPARK") != "all":
+        repeated = [item for item in items if is_repeated_on_spark(item)]
+        config.hook.pytest_deselected(items=repeated)
+        items[:] = [item for item in items if item not in set(repeated)]
     groups = {item: group(item) for item in items}
     items.sort(key=lambda item: LONGEST.index(groups[item]) if groups[item] in LONGEST else len(LONGEST))
     for item in items:
@@ -48,6 +56,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         by_path = item.path.name in SLOW_FILES or item.path.parent.name in SLOW_FOLDERS
         if by_path or not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+
+
+def is_repeated_on_spark(item: pytest.Item) -> bool:
+    """Whether Spark would mostly repeat what other tests show: the steps are the same code on every warehouse, the contract suite
+    compares the warehouses' verbs, and a test of the steps takes 10 s on Spark.
+    """
+    return item.path.name in STEPS_FILES and group(item) == "spark" and item.get_closest_marker("on_spark") is None
 
 
 def group(item: pytest.Item) -> str:

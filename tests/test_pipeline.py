@@ -170,6 +170,7 @@ def _decimal(value: object) -> object:
     return Decimal(value) if isinstance(value, int) else value
 
 
+@pytest.mark.on_spark
 def test_run_day_fills_both_tables(feed: Feed) -> None:
     run = feed.load(request_for())
     assert run.ingested.rows == len(TICKERS)
@@ -195,6 +196,7 @@ def test_nine_runs_in_a_row_fill_the_windows_step_by_step(feed: Feed) -> None:
     feed.assert_recomputed([bar for bar in feed.bars.values() if bar.date in DAYS[:9]])
 
 
+@pytest.mark.on_spark
 def test_nine_sessions_in_one_request_equal_nine_runs(feed: Feed) -> None:
     run = feed.load(request_for(*DAYS[:9]))
     assert run.published.replaced.inserted == run.cumulated.replaced.inserted == 9 * len(TICKERS)
@@ -209,6 +211,7 @@ def test_order_in_which_sessions_are_loaded_does_not_matter(feed: Feed) -> None:
     feed.assert_recomputed([bar for bar in feed.bars.values() if bar.date in days])
 
 
+@pytest.mark.on_spark
 def test_revised_session_changes_its_own_window_and_the_next_six_only(feed: Feed) -> None:
     feed.load(request_for(*DAYS))
     before = {part: by_key(rows) for part, rows in feed.tables().items()}
@@ -241,6 +244,7 @@ def outcome(done: Replaced) -> tuple[int, int, int, int]:
     return done.inserted, done.updated, done.deleted, done.unchanged
 
 
+@pytest.mark.on_spark
 @pytest.mark.parametrize("step", ["run_day", "promote", "cumulate"])
 def test_rerun_with_the_same_bars_changes_nothing(step: str, feed: Feed) -> None:
     feed.load(request_for(*DAYS[:7]))
@@ -317,6 +321,7 @@ def test_promote_audits_without_a_check_before_it(feed: Feed) -> None:
     assert feed.rows("production") == []
 
 
+@pytest.mark.on_spark
 def test_refused_session_does_not_stop_the_others(feed: Feed) -> None:
     feed.serve(crossed("META", DAYS[1]))
     run = feed.load(request_for(*DAYS[:3]))
@@ -324,6 +329,7 @@ def test_refused_session_does_not_stop_the_others(feed: Feed) -> None:
     feed.assert_recomputed([bar for bar in feed.bars.values() if bar.date in (DAYS[0], DAYS[2])])
 
 
+@pytest.mark.on_spark
 def test_values_at_the_bounds_of_the_gate_are_published_unchanged(feed: Feed) -> None:
     top, cent = str(checks.MAX_PRICE), "0.01"
     counts = {"volume": str(checks.MAX_VOLUME), "transactions": str(checks.MAX_TRANSACTIONS)}
@@ -386,6 +392,7 @@ def test_tickers_may_be_missing_by_name_or_up_to_a_share(
         assert feed.rows("production") == []
 
 
+@pytest.mark.on_spark
 def test_old_row_of_a_missing_ticker_is_removed_from_both_tables_and_later_windows(feed: Feed) -> None:
     feed.load(request_for(*DAYS[:8]))
     feed.withdraw("NFLX", day=DAY)
@@ -537,6 +544,7 @@ def dropping(feed: Feed, before: str, times: int) -> Recorder:
     return Recorder(drop)
 
 
+@pytest.mark.on_spark
 @pytest.mark.parametrize("before", ["check", "promote"])
 def test_staging_that_is_dropped_during_run_day_is_staged_again(before: str, feed: Feed) -> None:
     done = pipeline.run_day(feed.source, feed.warehouse, request_for(), dropping(feed, before, 2))
@@ -553,6 +561,7 @@ def test_staging_that_is_dropped_on_every_attempt_is_worth_a_retry(feed: Feed) -
     race.assert_unchanged()
 
 
+@pytest.mark.on_spark
 def test_failure_after_publishing_says_what_was_published(feed: Feed) -> None:
     def drop(step: str) -> None:
         if step == "cumulate":
@@ -572,6 +581,7 @@ def test_staging_that_is_changed_and_restored_during_publishing_is_worth_a_retry
     race.assert_unchanged()
 
 
+@pytest.mark.on_spark
 def test_rows_that_are_audited_last_are_published(feed: Feed) -> None:
     race = Race(feed)
     newer = [bar(ticker, DAY, volume="777") for ticker in TICKERS]
@@ -605,6 +615,7 @@ def test_show_leaves_out_other_sessions_and_tickers_except_in_staging(feed: Feed
     assert [row["ticker"] for row in shown] == ["OTHER", "META"]
 
 
+@pytest.mark.on_spark
 @pytest.mark.parametrize("part", ["production", "cumulative"])
 def test_show_as_of_returns_the_rows_of_that_time(part: str, feed: Feed) -> None:
     began = datetime.now(UTC) - timedelta(seconds=1)
@@ -644,6 +655,7 @@ def test_init_tables_without_a_session_creates_no_staging(warehouse: Warehouse) 
     assert pipeline.init_tables(warehouse, request_for()).created == (warehouse.full_name(request_for().staging),)
 
 
+@pytest.mark.on_spark
 def test_init_tables_adds_a_nullable_column_that_an_older_table_lacks(feed: Feed) -> None:
     older = replace(PRODUCTION, columns=tuple(column for column in PRODUCTION.columns if column.name != "vwap"))
     pipeline.init_tables(feed.warehouse, request_for(), [pipeline.SCHEMA])

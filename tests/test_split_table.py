@@ -62,6 +62,7 @@ def stored(feed: Feed) -> list[tuple[str, date, str, str]]:
     return [(row["ticker"], row["date"], row["state"], row["reason"]) for row in rows]
 
 
+@pytest.mark.on_spark
 def test_windows_after_a_split_are_on_its_basis_and_a_second_run_changes_nothing(split_feed: Feed) -> None:
     for days in (DAYS[:5], DAYS[5:6], DAYS[6:]):
         split_feed.load(Request(TICKERS, days))
@@ -129,6 +130,7 @@ def test_backfill_repairs_the_windows_of_an_older_version(split_feed: Feed) -> N
     assert pipeline.init_tables(split_feed.warehouse, request).without_splits is None
 
 
+@pytest.mark.on_spark
 def test_user_adds_ignores_and_clears_a_split_and_the_windows_follow(split_feed: Feed) -> None:
     split_feed.polygon.splits = []
     split_feed.load(Request(TICKERS, DAYS))
@@ -149,6 +151,7 @@ def test_user_adds_ignores_and_clears_a_split_and_the_windows_follow(split_feed:
     assert windows(split_feed) == wanted()
 
 
+@pytest.mark.on_spark
 def test_adjusted_prices_are_on_the_newest_basis(split_feed: Feed) -> None:
     split_feed.load(Request(TICKERS, DAYS))
     request = Request(TICKERS, DAYS)
