@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
 from importlib.resources import files
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -23,6 +25,7 @@ from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, STAGING_COLUMNS, st
 from maang_cli.warehouses.base import Query, Read
 from maang_cli.warehouses.local import warehouse as local
 from tests import expected
+from tests.conftest import real_market
 from tests.expected import Bar, Key, Row
 
 TICKERS = ("META", "BRK.A", "BACpA")
@@ -330,3 +333,26 @@ def test_bars_before_the_first_session_of_a_window_are_not_read() -> None:
     target = SESSIONS[-1]
     query = pipeline.windows_query(["META"], (target,))
     assert query.reads["production"].sessions == (expected.window(target)[0], target)
+
+
+@real_market
+def test_worked_example_of_the_documentation_holds_on_real_bars(market: Path) -> None:
+    """A split of 10 for 1 on 2025-11-17: exactly the six windows that reach over it change, and every digit is as documented."""
+    with (market / expected.MARKET_CSV).open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["ticker"] == "NFLX"]
+    bars = [Bar(date=date.fromisoformat(row.pop("date")), **row) for row in rows]
+    targets = expected.run_of(date(2025, 11, 10), 13)
+    raw = windows(bars, ["NFLX"], targets)
+    found = windows(bars, ["NFLX"], targets, [applied(expected.Split("NFLX", date(2025, 11, 17), 1, 10))])
+    assert [day for _, day in raw if raw["NFLX", day] != found["NFLX", day]] == list(expected.run_of(date(2025, 11, 17), 6))
+    assert {
+        day: tuple(str(found["NFLX", date.fromisoformat(day)][name]) for name in ("volatility_7_day", "avg_7_day_volume"))
+        for day in ("2025-11-14", "2025-11-17", "2025-11-18", "2025-11-20", "2025-11-24", "2025-11-25")
+    } == {
+        "2025-11-14": ("24.0257", "3893189.57"),
+        "2025-11-17": ("2.2906", "37439185.71"),
+        "2025-11-18": ("2.0905", "37341360.71"),
+        "2025-11-20": ("3.5912", "37897317.14"),
+        "2025-11-24": ("3.4321", "41438291.29"),
+        "2025-11-25": ("3.6375", "39654781.14"),
+    }
