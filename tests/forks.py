@@ -55,6 +55,7 @@ def serve(control: socket.socket) -> str:
             sys.exit()
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
             control.close()
             return _keep(socket.socket(fileno=descriptors[0]), descriptors[1:])
         for descriptor in descriptors:
