@@ -283,12 +283,17 @@ def doctor(run: Run) -> None:
 def splits(
     run: Run,
     first: Annotated[str | None, typer.Option("--from", metavar=DAY, help="List splits from this date on.")] = None,
-    last: Annotated[str | None, typer.Option("--to", metavar=DAY, help="List splits up to this date.")] = None,
+    last: Annotated[str | None, typer.Option("--to", metavar=DAY, help="List splits up to this date. [default: all]")] = None,
     add: Annotated[
-        list[str] | None, typer.Option(metavar="TICKER:DATE:FROM:TO", help="Add a split, such as NFLX:2025-11-17:1:10.")
+        list[str] | None,
+        typer.Option(metavar="TICKER:DATE:FROM:TO", help="Add a split, such as NFLX:2025-11-17:1:10. [default: none]"),
     ] = None,
-    ignore: Annotated[list[str] | None, typer.Option(metavar="TICKER:DATE", help="Don't apply a split that is listed.")] = None,
-    clear: Annotated[list[str] | None, typer.Option(metavar="TICKER:DATE", help="Take back what you added or ignored.")] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="TICKER:DATE", help="Don't apply a split that is listed. [default: none]")
+    ] = None,
+    clear: Annotated[
+        list[str] | None, typer.Option(metavar="TICKER:DATE", help="Take back what you added or ignored. [default: none]")
+    ] = None,
 ) -> None:
     """List the known splits, or change them. The windows that follow from a change are refreshed.
 

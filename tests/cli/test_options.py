@@ -26,7 +26,7 @@ PANELS = {
     "Everyday": ["run-day", "backfill", "status", "show"],
     "Steps of a day": ["init-tables", "ingest", "check", "promote", "cumulate", "drop-staging"],
     "Inspect": ["plan", "config", "doctor"],
-    "Maintain": ["maintain"],
+    "Maintain": ["splits", "maintain"],
 }
 COMMANDS = [name for names in PANELS.values() for name in names]
 SESSIONS = {"--date", "--from", "--to"}
@@ -35,7 +35,8 @@ SHARED = SETTINGS | {"--ok-if-no-session", "--json", "--quiet", "-q", "--verbose
 OWN = {
     "backfill": {"--refetch", "--yes", "-y"},
     "plan": {"--refetch"},
-    "show": {"--table", "--as-of"},
+    "show": {"--table", "--as-of", "--adjusted"},
+    "splits": {"--add", "--ignore", "--clear"},
     "init-tables": {"--only"},
 }
 MEANINGLESS = {
@@ -45,6 +46,8 @@ MEANINGLESS = {
     "init-tables": {"--allow-missing"},
     "ingest": {"--allow-missing"},
     "drop-staging": {"--allow-missing"},
+    "config": {"--ok-if-no-session", *SESSIONS},
+    "splits": {"--allow-missing", "--ok-if-no-session", "--date"},
     "doctor": {"--allow-missing", "--ok-if-no-session", "--tickers", *SESSIONS},
     "maintain": {"--allow-missing", "--ok-if-no-session", "--tickers", *SESSIONS},
 }

@@ -30,12 +30,12 @@ def scene(maang: Maang, polygon: PolygonServer, home: Path, monkeypatch: pytest.
 
 CHANGES = {"table", "inserted", "updated", "deleted", "unchanged"}
 RESULTS: dict[str, tuple[Sequence[str], Sequence[str], set[str]]] = {
-    "init-tables": (ON_DAY, [DAY], {"created", "present"}),
-    "ingest": (TWO_DAYS, [DAY, NEXT_DAY], {"rows", "source", "made_up", "staging"}),
+    "init-tables": (ON_DAY, [DAY], {"created", "present", "added", "without_splits"}),
+    "ingest": (TWO_DAYS, [DAY, NEXT_DAY], {"rows", "source", "made_up", "staging", "splits"}),
     "check": (TWO_DAYS, [DAY, NEXT_DAY], {"passed", "staging", "checks", "refused", "allowed"}),
     "promote": (TWO_DAYS, [DAY, NEXT_DAY], CHANGES | {"refused", "allowed"}),
     "cumulate": (TWO_DAYS, [DAY, NEXT_DAY], CHANGES | {"missing"}),
-    "show": (["--from", DAY, "--to", NEXT_DAY], [DAY, NEXT_DAY], {"table", "rows"}),
+    "show": (["--from", DAY, "--to", NEXT_DAY], [DAY, NEXT_DAY], {"table", "rows", "adjusted"}),
     "drop-staging": (TWO_DAYS, [DAY, NEXT_DAY], {"staging", "dropped", "refused"}),
     "run-day": (ON_DAY, [DAY], {"ingest", "check", "promote", "cumulate"}),
     "plan": (
@@ -50,6 +50,7 @@ RESULTS: dict[str, tuple[Sequence[str], Sequence[str], set[str]]] = {
             "range_calls",
             "cached_answers",
             "calls_per_minute",
+            "universe",
             "minutes",
         }
         | {"batches", "commits", "rows"},
@@ -73,8 +74,12 @@ RESULTS: dict[str, tuple[Sequence[str], Sequence[str], set[str]]] = {
             "last_final",
             "next_due",
             "next_due_at",
+            "disputed_splits",
+            "mistaken_rows",
+            "universe",
         },
     ),
+    "splits": ([], [], {"table", "splits"}),
     "doctor": ([], [], {"checks"}),
     "maintain": ([], [], {"warehouse", "cleanups"}),
 }

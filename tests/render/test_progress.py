@@ -93,7 +93,7 @@ def test_time_left_is_the_plans_if_no_call_has_to_wait(
     assert "15 calls at 20 a minute, about 280 rows, 2 commits, 2 s" in plan
     run_backfill(ProgressDisplay(quiet=False, line_seconds=0), WIDE)
     first = next(found for line in capfd.readouterr().err.splitlines() if (found := LINE.fullmatch(line)))
-    assert first.groups() == ("0", "0", "1", "0")
+    assert first.groups() == ("0", "0", "2", "0")
 
 
 def test_terminal_shows_a_bar_and_removes_it(market: PolygonServer) -> None:
