@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from maang_cli.tables import CUMULATIVE, PRODUCTION
+from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS
 from tests.conftest import Maang
 
 SAMPLE = ("--source", "sample")
@@ -18,7 +18,8 @@ def test_expired_snapshots_and_removed_files_are_reported(maang: Maang, monkeypa
     monkeypatch.setenv("MAANG_KEEP_SNAPSHOTS", "1")
     done = maang("maintain", *SAMPLE)
     assert (done.code, done.err) == (0, "")
-    lines = done.out.splitlines()
+    *lines, splits = done.out.splitlines()
+    assert splits.startswith(f"maang_sample.{SPLITS.name}: 0 snapshots expired, 0 files removed, ")
     for line, table in zip(lines, (PRODUCTION, CUMULATIVE), strict=True):
         name = f"maang_sample.{table.name}"
         assert re.fullmatch(rf"{name}: 1 snapshot expired, [1-9]\d* files? removed, \d+\.\d KB freed", line), line
