@@ -90,6 +90,10 @@ UNKNOWN = [{"tableName": PRODUCTION.name, "information": "Catalog: main\nType: M
 """What SHOW TABLE EXTENDED returns if it does not print the columns."""
 
 
+NOTHING_STORED = {"-- What a table contains": [{"first": None, "last": None, "rows": 0, "tickers": 0}]}
+"""The answer about a production that is empty."""
+
+
 def test_columns_that_are_not_printed_are_read_from_the_information_schema(server: StandIn, init: Init) -> None:
     assert isinstance(server.catalog, NoEngine)
     columns = [
@@ -101,7 +105,7 @@ def test_columns_that_are_not_printed_are_read_from_the_information_schema(serve
         }
         for column in PRODUCTION.columns
     ]
-    server.catalog.rows = {"SHOW TABLE EXTENDED": UNKNOWN, "SELECT table_name": columns}
+    server.catalog.rows = {"SHOW TABLE EXTENDED": UNKNOWN, "SELECT table_name": columns, **NOTHING_STORED}
     assert init().code == 0
     columns[-1]["full_data_type"] = "date"
     done = init()
@@ -112,7 +116,7 @@ def test_columns_that_are_not_printed_are_read_from_the_information_schema(serve
 @pytest.mark.parametrize("answer", [None, Fault(error="[TABLE_OR_VIEW_NOT_FOUND] There is none. SQLSTATE: 42P01")])
 def test_columns_that_the_warehouse_never_shows_are_not_missing(answer: Fault | None, server: StandIn, init: Init) -> None:
     assert isinstance(server.catalog, NoEngine)
-    server.catalog.rows = {"SHOW TABLE EXTENDED": UNKNOWN}
+    server.catalog.rows = {"SHOW TABLE EXTENDED": UNKNOWN, **NOTHING_STORED}
     server.fault = lambda statement: answer if statement.startswith("SELECT table_name") else None
     done = init()
     assert done.code == 0, done.err
