@@ -78,7 +78,7 @@ class LocalCatalog(CommitTarget):
     def __init__(self, path: Path, waiting: Waiting) -> None:
         self.writer: uuid.UUID | None = None
         """The part of their names by which the files of the present write are known; None: each metadata file gets its own."""
-        self._file = path
+        self._catalog_file = path
         self._waiting = waiting
         self._loaded: dict[Identifier, Table] = {}
         """The newest version of each table. It is never returned itself, because a commit changes the Table that makes it."""
@@ -98,7 +98,7 @@ class LocalCatalog(CommitTarget):
         return self._wait(lambda: self._sqlite.execute(statement, values))
 
     def _wait(self, attempt: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
-        return self._waiting.until(attempt, is_busy, f"another program has locked {self._file}")
+        return self._waiting.until(attempt, is_busy, f"another program has locked {self._catalog_file}")
 
     def has_schema(self, schema: str) -> bool:
         """Whether a schema has tables or was created."""
@@ -192,7 +192,7 @@ class LocalCatalog(CommitTarget):
         if previous and previous != damaged:
             yield previous
         known = damaged or previous
-        folder = disk.path_of(known).parent if known else Path(self._file.parent, *identifier, "metadata")
+        folder = disk.path_of(known).parent if known else Path(self._catalog_file.parent, *identifier, "metadata")
         before = _version(known) if known else None
         names = {f"file://{path}": _version(str(path)) for path in folder.glob("*.metadata.json")}
         for location in sorted(names, key=lambda each: names[each], reverse=True):
@@ -245,7 +245,7 @@ class LocalCatalog(CommitTarget):
     def _sync(self, metadata: Path) -> None:
         """Write a new metadata file through to the disk, with the manifests of the same write beside it."""
         manifests = metadata.parent.glob(f"*{self.writer}*.avro") if self.writer else ()
-        disk.sync([metadata, *manifests], self._file.parent)
+        disk.sync([metadata, *manifests], self._catalog_file.parent)
 
     def _point(self, identifier: Identifier, old: str | None, new: str) -> None:
         if old is None:
