@@ -54,7 +54,13 @@ def read(
     as well.
     """
     claimed = sorted({(claim.ticker, splits.session_of(claim.executed)) for claim in claims})
-    days = [first, last, *(day for _, day in claimed)]
+    try:
+        stored = warehouse.query(Query(_stored(first, last), {"splits": Read(SPLITS, (first, last))}, tuple(tickers)))
+        days = [*stored["date"].to_pylist(), *(day for _, day in claimed)]
+    except TableMissing:
+        days = [day for _, day in claimed]
+    if not days:  # the usual case: no bar is read
+        return Known((), {})
     reads = {
         "production": Read(PRODUCTION, (min(days) - _NIGHT, max(days))),
         "splits": Read(SPLITS, (first, last)),
@@ -70,16 +76,22 @@ def read(
         return Known(tuple(known), {(row["ticker"], row["date"]): Night(row["previous_close"], row["open"]) for row in rows})
 
 
+def _stored(first: date, last: date) -> str:
+    return (
+        f"-- The known splits of these tickers.\nSELECT {', '.join(_KINDS)} FROM {{splits}} "
+        f"WHERE date BETWEEN {sql.day(first)} AND {sql.day(last)} AND ticker IN (SELECT ticker FROM {{tickers}})"
+    )
+
+
 def query_of(
     tickers: Sequence[str], first: date, last: date, claimed: Sequence[tuple[str, date]], reads: Mapping[str, Read]
 ) -> Query:
-    mine = f"date BETWEEN {sql.day(first)} AND {sql.day(last)} AND ticker IN (SELECT ticker FROM {{tickers}})"
     keys = {"ticker": "STRING", "date": "DATE"}
     bars = [_BARS % name for name in ("production", "staging") if name in reads]
     text = sql.text(
         "splits_and_nights",
         claimed=sql.relation(keys, ([sql.string(ticker), sql.day(day)] for ticker, day in claimed)),
-        stored=f"SELECT {', '.join(_KINDS)} FROM {{splits}} WHERE {mine}" if "splits" in reads else sql.relation(_KINDS, []),
+        stored=_stored(first, last) if "splits" in reads else sql.relation(_KINDS, []),
         bars="\nUNION ALL\n".join(bars) or sql.relation(keys | {"open": "DECIMAL(10,2)", "close": "DECIMAL(10,2)"}, []),
     )
     return Query(text, reads, tuple(tickers))
