@@ -22,9 +22,9 @@ from tests.warehouses.databricks.spark import Spark
 TICKERS = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
 DAY = date(2025, 10, 14)
 FIRST_DAY, USUAL_DAY, SAME_AGAIN = 15, 11, 9
+"""Statements of a run-day: the first one creates a schema and three tables; one that changes nothing merges nothing."""
 KINDS = FIRST_DAY - 1
 """The known splits are read twice on the first day."""
-"""Statements of a run-day: the first one creates a schema and two tables; one that changes nothing merges nothing."""
 
 
 def rows(warehouse: str, table: Table, *, stamps: bool = False) -> pa.Table:
