@@ -326,13 +326,13 @@ def known_splits(warehouse: Warehouse, tickers: Sequence[str], first: date, last
 def _refresh_around_splits(warehouse: Warehouse, first: date, done: Sequence[date], known: Iterable[Split]) -> Replaced:
     """Refresh the windows that reach over a split shortly before the run's `first` session: it may have been learned late.
 
-    Normally they are right, and nothing is committed.
+    Those that end on the `done` sessions are fresh. The others are normally right, and nothing is committed.
     """
     late = [split for split in known if split.session < first]
-    total = Replaced(warehouse.full_name(CUMULATIVE))
-    for tickers, days in _windows_over(late, done):
-        total += refresh_windows(warehouse, tickers, days, known)
-    return total
+    days = sorted({day for split in late for day in windows_over(split.session)} - set(done))
+    if not days:
+        return Replaced(warehouse.full_name(CUMULATIVE))
+    return refresh_windows(warehouse, sorted({split.ticker for split in late}), days, known)
 
 
 def refresh_windows(warehouse: Warehouse, tickers: Sequence[str], days: Sequence[date], known: Iterable[Split]) -> Replaced:
@@ -341,15 +341,8 @@ def refresh_windows(warehouse: Warehouse, tickers: Sequence[str], days: Sequence
 
 
 def windows_over(day: date) -> tuple[date, ...]:
-    """The sessions whose windows reach over a split with the first session `day`: those of the windows with it and one before."""
+    """The sessions whose windows reach over a split that takes effect on `day`: they contain it, and a session before it."""
     return calendar.affected(day)[:-1]
-
-
-def _windows_over(late: Iterable[Split], done: Sequence[date]) -> Iterable[tuple[list[str], list[date]]]:
-    """The tickers with late splits, and the sessions to refresh, without those that are done; nothing or one pair."""
-    tickers = sorted({split.ticker for split in late})
-    days = sorted({day for split in late for day in windows_over(split.session)} - set(done))
-    return [(tickers, days)] if days else []
 
 
 def drop_staging(warehouse: Warehouse, request: Request) -> Dropped:

@@ -40,7 +40,7 @@ class Vendor:
 def fetch(vendor: Vendor, tickers: Sequence[str], first: date, last: date) -> Claims:
     """The splits of these tickers with execution dates from `first` to `last`.
 
-    A vendor or a plan without splits tells none, and the user is told.
+    If the vendor or the plan has no splits, the claims are not complete, and a note says so.
 
     Raises:
         Contradiction: an answer contradicts itself.
@@ -62,10 +62,10 @@ def fetch(vendor: Vendor, tickers: Sequence[str], first: date, last: date) -> Cl
 
 def _rows(vendor: Vendor, path: str, query: dict[str, str]) -> Iterator[dict[str, Any]]:
     """The rows of all pages, each once."""
-    url: str | None = f"{vendor.base}{path}?{urlencode(query)}"
+    url = f"{vendor.base}{path}?{urlencode(query)}"
     seen: set[str] = set()
     for _ in range(MAX_PAGES):
-        answer = _answer(vendor, str(url))
+        answer = _answer(vendor, url)
         fresh = {text: row for row in answer["results"] if (text := json.dumps(row, default=str, sort_keys=True)) not in seen}
         seen |= fresh.keys()
         yield from fresh.values()
