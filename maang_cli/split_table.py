@@ -7,11 +7,10 @@ from dataclasses import astuple, dataclass
 from datetime import date, timedelta
 
 from maang_cli import splits, sql
-from maang_cli.splits import Claim, Claims, Night, Split
+from maang_cli.splits import Claim, Claims, Key, Night, Split
 from maang_cli.tables import PRODUCTION, SPLITS, Table
 from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse
 
-_BARS = "SELECT ticker, date, open, close FROM {%s} WHERE ticker IN (SELECT ticker FROM {tickers})"
 _KINDS = {column.name: column.type for column in SPLITS.value_columns}
 _NIGHT = timedelta(days=10)
 """How far back the close before a split is looked for."""
@@ -22,7 +21,7 @@ class Known:
     """The known splits of some tickers and dates, and the prices around them."""
 
     splits: tuple[Split, ...]
-    nights: Mapping[tuple[str, date], Night]
+    nights: Mapping[Key, Night]
 
 
 @dataclass(frozen=True)
@@ -53,48 +52,48 @@ def read(
     A table that does not exist, or that another run has just dropped, has no rows. `staged`: a staging table whose bars count
     as well.
     """
-    claimed = sorted({(claim.ticker, splits.session_of(claim.executed)) for claim in claims})
-    try:
-        stored = warehouse.query(Query(_stored(first, last), {"splits": Read(SPLITS, (first, last))}, tuple(tickers)))
-        days = [*stored["date"].to_pylist(), *(day for _, day in claimed)]
-    except TableMissing:
-        days = [day for _, day in claimed]
-    if not days:  # the usual case: no bar is read
+    known = _stored(warehouse, tickers, first, last)
+    keys = {split.key for split in known} | {(claim.ticker, splits.session_of(claim.executed)) for claim in claims}
+    if not keys:  # the usual case: no bar is read
         return Known((), {})
-    reads = {
-        "production": Read(PRODUCTION, (min(days) - _NIGHT, max(days))),
-        "splits": Read(SPLITS, (first, last)),
-        **({"staging": Read(staged)} if staged else {}),
-    }
-    while True:
+    return Known(known, dict.fromkeys(keys, Night()) | _nights(warehouse, sorted(keys), staged))
+
+
+def _stored(warehouse: Warehouse, tickers: Sequence[str], first: date, last: date) -> tuple[Split, ...]:
+    text = (
+        f"-- The known splits of these tickers.\nSELECT {', '.join(_KINDS)} FROM {{splits}} "
+        f"WHERE date BETWEEN {sql.day(first)} AND {sql.day(last)} AND ticker IN (SELECT ticker FROM {{tickers}}) "
+        "ORDER BY ticker, date"
+    )
+    try:
+        rows = warehouse.query(Query(text, {"splits": Read(SPLITS, (first, last))}, tuple(tickers))).to_pylist()
+    except TableMissing:
+        return ()
+    return tuple(Split(*row.values()) for row in rows)
+
+
+def _nights(warehouse: Warehouse, keys: Sequence[Key], staged: Table | None) -> dict[Key, Night]:
+    """The prices around these splits, as far as there are bars."""
+    days = [day for _, day in keys]
+    reads = {"production": Read(PRODUCTION, (min(days) - _NIGHT, max(days)))} | ({"staging": Read(staged)} if staged else {})
+    while reads:
         try:
-            rows = warehouse.query(query_of(tickers, first, last, claimed, reads)).to_pylist()
+            rows = warehouse.query(nights_query(keys, reads)).to_pylist()
         except TableMissing as exc:
             reads = {name: each for name, each in reads.items() if each.table != exc.table}
-            continue
-        known = [Split(*(row[name] for name in _KINDS)) for row in rows if row["state"] is not None]
-        return Known(tuple(known), {(row["ticker"], row["date"]): Night(row["previous_close"], row["open"]) for row in rows})
+        else:
+            return {(row["ticker"], row["date"]): Night(row["previous_close"], row["open"]) for row in rows}
+    return {}
 
 
-def _stored(first: date, last: date) -> str:
-    return (
-        f"-- The known splits of these tickers.\nSELECT {', '.join(_KINDS)} FROM {{splits}} "
-        f"WHERE date BETWEEN {sql.day(first)} AND {sql.day(last)} AND ticker IN (SELECT ticker FROM {{tickers}})"
-    )
-
-
-def query_of(
-    tickers: Sequence[str], first: date, last: date, claimed: Sequence[tuple[str, date]], reads: Mapping[str, Read]
-) -> Query:
-    keys = {"ticker": "STRING", "date": "DATE"}
-    bars = [_BARS % name for name in ("production", "staging") if name in reads]
+def nights_query(keys: Sequence[Key], reads: Mapping[str, Read]) -> Query:
+    """The prices around these splits, from the bars of `reads`: production, staging, or both."""
     text = sql.text(
-        "splits_and_nights",
-        claimed=sql.relation(keys, ([sql.string(ticker), sql.day(day)] for ticker, day in claimed)),
-        stored=_stored(first, last) if "splits" in reads else sql.relation(_KINDS, []),
-        bars="\nUNION ALL\n".join(bars) or sql.relation(keys | {"open": "DECIMAL(10,2)", "close": "DECIMAL(10,2)"}, []),
+        "nights",
+        wanted=sql.relation({"ticker": "STRING", "date": "DATE"}, ([sql.string(name), sql.day(day)] for name, day in keys)),
+        bars="\nUNION ALL\n".join(f"SELECT ticker, date, open, close FROM {{{name}}}" for name in reads),
     )
-    return Query(text, reads, tuple(tickers))
+    return Query(text, reads)
 
 
 def learn(

@@ -30,6 +30,10 @@ _FACTOR_PLACES = Decimal(1).scaleb(-18)
 _ROUND_UP = Context(prec=60, rounding=ROUND_CEILING)
 
 
+Key = tuple[str, date]
+"""A split's ticker and first session."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """What somebody says about a split."""
@@ -74,7 +78,7 @@ class Split:
     reason: str
 
     @property
-    def key(self) -> tuple[str, date]:
+    def key(self) -> Key:
         return self.ticker, self.session
 
     @property
@@ -95,14 +99,14 @@ def judge(
     claims: Iterable[Claim],
     known: Iterable[Split],
     requested: tuple[date, date] | None,
-    nights: Mapping[tuple[str, date], Night],
+    nights: Mapping[Key, Night],
 ) -> list[Split]:
     """The splits to store: the vendor's claims and the known rows, each with its state, by ticker and date.
 
     `requested`: of which execution dates the vendor was asked; a known row among them that it no longer claims is judged by the
     prices alone. None: it was not asked. `nights`: the prices around the splits' first sessions.
     """
-    claimed: dict[tuple[str, date], list[Claim]] = {}
+    claimed: dict[Key, list[Claim]] = {}
     for claim in claims:
         claimed.setdefault((claim.ticker, session_of(claim.executed)), []).append(claim)
     rows = {key: _of_one_session(same, nights.get(key, Night())) for key, same in claimed.items()}
@@ -126,7 +130,7 @@ def _replaced(session: date) -> str:
     return f"your split of {session} replaces it"
 
 
-def cleared(known: Iterable[Split], key: tuple[str, date]) -> list[Split]:
+def cleared(known: Iterable[Split], key: Key) -> list[Split]:
     """The known splits without what a person did about one of them: to be judged again."""
 
     def is_free(split: Split) -> bool:

@@ -21,7 +21,7 @@ from maang_cli.checks import AllowMissing
 from maang_cli.schemas import arrow_schema
 from maang_cli.splits import Split
 from maang_cli.symbols import ALWAYS
-from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, STAGING_COLUMNS, staging
+from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, staging
 from maang_cli.warehouses.base import Query, Read
 from maang_cli.warehouses.local import warehouse as local
 from tests import expected
@@ -33,7 +33,7 @@ SESSIONS = expected.run_of(date(2025, 11, 12), 14)
 DUCKDB = duckdb.connect(config=local.DUCKDB)
 
 ALLOWED = AllowMissing(tickers=frozenset({"META"}), percent=Decimal("12.5"))
-READS = {"production": Read(PRODUCTION), "splits": Read(SPLITS), "staging": Read(staging(TICKERS, SESSIONS[:2]))}
+READS = {"production": Read(PRODUCTION), "staging": Read(staging(TICKERS, SESSIONS[:2]))}
 REQUESTED = dict.fromkeys(SESSIONS[:2], len(TICKERS))
 FIRST, LAST = sql.day(SESSIONS[0]), sql.day(SESSIONS[1])
 TEXTS = {
@@ -45,7 +45,7 @@ TEXTS = {
     "missing_tickers": sql.text("missing_tickers", sessions=sql.rows(map(sql.day, SESSIONS[:2])), first=FIRST, last=LAST),
     "stale_windows": missing.stale_windows_query(TICKERS, SESSIONS[-2:]).text,
     "unpublished_sessions": missing.unpublished_sessions_query(staging(TICKERS, SESSIONS[:2])).text,
-    "splits_and_nights": split_table.query_of(TICKERS, SESSIONS[0], SESSIONS[1], [("META", SESSIONS[1])], READS).text,
+    "nights": split_table.nights_query([("META", SESSIONS[1])], READS).text,
     "adjusted_rows": pipeline.adjusted_text([], SESSIONS[:2], "TRUE"),
     "audit": checks.audit_sql(REQUESTED, checks.ALLOW_NONE),
     "audit_report": checks.report_sql(REQUESTED, ALLOWED),
@@ -55,7 +55,6 @@ TABLES = {
     "production": arrow_schema(PRODUCTION.columns).empty_table(),
     "table": arrow_schema(PRODUCTION.columns).empty_table(),
     "cumulative": arrow_schema(CUMULATIVE.columns).empty_table(),
-    "splits": arrow_schema(SPLITS.columns).empty_table(),
 }
 AUDITED = ["check_name", "ticker", "date", "found", "allowed"]
 RESULTS = {
@@ -67,7 +66,7 @@ RESULTS = {
     "missing_tickers": ["date", "ticker"],
     "stale_windows": ["date", "missing", "stale"],
     "unpublished_sessions": ["session"],
-    "splits_and_nights": [*SPLITS.values, "previous_close", "open"],
+    "nights": ["ticker", "date", "previous_close", "open"],
     "adjusted_rows": [column.name for column in PRODUCTION.columns],
     "audit": AUDITED,
     "audit_report": [*AUDITED, "failing"],
