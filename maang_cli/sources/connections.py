@@ -94,7 +94,7 @@ def _through(proxy: str, options: dict[str, Any]) -> urllib3.ProxyManager:
 
 
 class _Reader(io.RawIOBase):
-    """Reads from a socket until a deadline. urllib3's own read timeout starts anew with each byte."""
+    """Reads from a socket until a deadline. urllib3's own read timeout starts again with each byte."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float) -> None:
         self._raw = raw
