@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -83,14 +86,40 @@ def test_user_whose_home_is_no_folder_has_no_file(monkeypatch: MonkeyPatch) -> N
     assert config_file.load() == config_file.ConfigFile(Path("/dev/null/maang/config.toml"))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_folder_of_somebody_else_has_no_file_but_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user reaches; pytest's own are closed to others."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        yield folder
+
+
+@contextmanager
+def without_roots_rights() -> Iterator[None]:
+    """As another user, if this one is root, who may read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_folder_of_somebody_else_has_no_file_but_a_file_that_cannot_be_read_is_refused(
+    open_folder: Path, monkeypatch: MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(open_folder))
     path = configure('MAANG_SCHEMA = "mine"\n')
     path.chmod(0)
-    assert "can't be read: Permission denied" in refusal().message
+    with without_roots_rights():
+        assert "can't be read: Permission denied" in refusal().message
     path.parent.chmod(0)
     try:
-        assert load().schema_name == "maang"
+        with without_roots_rights():
+            assert load().schema_name == "maang"
     finally:
         path.parent.chmod(0o700)
 

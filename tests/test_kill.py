@@ -181,8 +181,9 @@ STATES = {
 
 
 def spread(numbers: Sequence[int], most: int) -> list[int]:
-    """About `most` of the numbers, evenly spread."""
-    return list(numbers)[:: max(len(numbers) // most, 1)]
+    """About `most` of the numbers, evenly spread, and none at the ends, where a run has not begun its work or has done it."""
+    step = max(len(numbers) // most, 1)
+    return list(numbers)[step // 2 :: step]
 
 
 def moments(total: int, near_disk: Sequence[int], number: int) -> list[int]:
