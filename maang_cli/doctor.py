@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import uuid
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from maang_cli import sql
+from maang_cli import pipeline, sql
 from maang_cli.errors import MaangError, WarehouseDenied
 from maang_cli.schemas import arrow_schema
 from maang_cli.sources.base import Source
-from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, Column, Table
+from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, Column, Table, scratch, scratch_made
 from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse
 
 if TYPE_CHECKING:
     Checks = Mapping[str, Callable[[], str]]
 
+LEFTOVER_SECONDS = 3600
+"""How old another run's scratch table must be to be a leftover: until then the other run may still use it."""
 _SESSION = date(2025, 10, 14)
 _SCRATCH = (
     *PRODUCTION.columns[:2],
@@ -50,12 +52,18 @@ class Checkup:
         return tuple(each.error for each in self.diagnoses if each.error is not None)
 
 
-def checkup(open_warehouse: Callable[[], Warehouse], open_source: Callable[[], Source]) -> Checkup:
-    """Every check, the warehouse's first. If one of the two can't be opened, the checks that need it are left out."""
+def checkup(
+    open_warehouse: Callable[[], Warehouse], open_source: Callable[[], Source], leftover_seconds: float = LEFTOVER_SECONDS
+) -> Checkup:
+    """Every check, the warehouse's first. If one of the two can't be opened, the checks that need it are left out.
+
+    Scratch tables that are older than `leftover_seconds` are dropped: a killed run has left them.
+    """
 
     def warehouse() -> tuple[str, Checks]:
         opened = open_warehouse()
-        return opened.describe(), {**opened.doctor_checks(), "tables": lambda: _read(opened), "merge": lambda: _merge(opened)}
+        own = {"tables": lambda: _read(opened), "merge": lambda: _merge(opened, leftover_seconds)}
+        return opened.describe(), {**opened.doctor_checks(), **own}
 
     def source() -> tuple[str, Checks]:
         opened = open_source()
@@ -96,11 +104,12 @@ def _read(warehouse: Warehouse) -> str:
     return "; ".join(found)
 
 
-def _merge(warehouse: Warehouse) -> str:
+def _merge(warehouse: Warehouse, leftover_seconds: float) -> str:
     """Create, stage, replace and drop, as two days do: first rows are inserted, then one is updated and one is deleted."""
     if not warehouse.has_schema():
         return "not tried: the schema does not exist yet, maang init-tables creates it"
-    table = Table(f"maang_doctor_{uuid.uuid4().hex[:8]}", _SCRATCH, "updated_at")
+    left = _drop_leftovers(warehouse, leftover_seconds)
+    table = scratch(_SCRATCH, "updated_at")
     staged = Table(f"{table.name}_in", STAGING_COLUMNS)
     try:
         _must_be("create", [warehouse.create(table), warehouse.create(table)], [True, False])
@@ -110,13 +119,25 @@ def _merge(warehouse: Warehouse) -> str:
         done = _replace(warehouse, table, staged, {"SCRATCH.A": 2})
         _must_be("second replace", done, (0, 1, 1))
         text = "SELECT ticker, closes FROM {table} ORDER BY ticker"
-        for as_of, closes in ((None, {"SCRATCH.A": 2}), (between, {"SCRATCH.A": 1, "SCRATCH.B": 1})):
+        times: dict[datetime | None, dict[str, int]] = {None: {"SCRATCH.A": 2}}
+        if has_history := warehouse.size(table).snapshots != 1:  # MAANG_KEEP_SNAPSHOTS may be 1
+            times[between] = {"SCRATCH.A": 1, "SCRATCH.B": 1}
+        for as_of, closes in times.items():
             rows = warehouse.query(Query(text, {"table": Read(table, as_of=as_of)})).to_pylist()
             _must_be("read", rows, [{"ticker": name, "closes": [Decimal(close)]} for name, close in closes.items()])
     finally:
         warehouse.drop(staged)
         warehouse.drop(table)
-    return f"{warehouse.full_name(table)} was created, written twice, read as it was between, and dropped"
+    read = "read as it was between" if has_history else "read"
+    found = f"{warehouse.full_name(table)} was created, written twice, {read}, and dropped"
+    return f"{found}; {left} of a killed run dropped" if left else found
+
+
+def _drop_leftovers(warehouse: Warehouse, seconds: float) -> int:
+    """Drop the scratch tables that are older than this; returns how many."""
+    before = time.time() - seconds
+    old = [name for name in warehouse.tables() if (made := scratch_made(name)) is not None and made <= before]
+    return sum(pipeline.drop_table(warehouse, Table(name, ())).dropped for name in old)
 
 
 def _replace(warehouse: Warehouse, table: Table, staged: Table, closes: Mapping[str, int]) -> tuple[int, int, int]:

@@ -5,6 +5,8 @@ Types are those of the Iceberg specification (https://iceberg.apache.org/spec/#s
 
 import hashlib
 import re
+import time
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -140,6 +142,17 @@ def staged_sessions(table: Table) -> tuple[date, date]:
     ends = table.name.removeprefix(f"{PRODUCTION.name}_staging_").split("_")[:-1]
     first, last = (datetime.strptime(text, "%Y%m%d").date() for text in (ends[0], ends[-1]))  # noqa: DTZ007 - a date
     return first, last
+
+
+def scratch(columns: tuple[Column, ...], stamp: str | None = None) -> Table:
+    """A table of `maang doctor`, `maang_doctor_<Unix time>_<8 random hex>`."""
+    return Table(f"maang_doctor_{time.time():.0f}_{uuid.uuid4().hex[:8]}", columns, stamp)
+
+
+def scratch_made(name: str) -> int | None:
+    """When a scratch table got its name, as a Unix time; None if it is not the name of one."""
+    found = re.fullmatch(r"maang_doctor_(\d+)_[0-9a-f]{8}(_[a-z]+)?", name)
+    return int(found[1]) if found else None
 
 
 def differences(table: Table, found: dict[str, str], required: Iterable[str] = ()) -> list[str]:

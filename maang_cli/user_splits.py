@@ -91,28 +91,36 @@ def listed(warehouse: Warehouse, tickers: Sequence[str], first: date | None = No
 
 
 def edit(warehouse: Warehouse, edits: Iterable[Edit]) -> Edited:
-    """Carry out edits, and refresh the windows that follow from them.
+    """Carry out all edits or none, and refresh the windows that follow from them.
 
     Raises:
         SettingsError: there is nothing to ignore or to clear.
     """
-    changed: list[Split] = []
-    removed: list[Split] = []
+    todo = tuple(edits)
+    tickers = sorted({each.ticker for each in todo})
+    known = split_table.read(warehouse, tickers, *EVER)
+    rows = list(known.splits)
+    for each in todo:
+        rows = _edited(rows, each)
+    judged = splits.judge([], rows, None, known.nights)
     windows = Replaced(warehouse.full_name(CUMULATIVE))
-    for each in edits:
-        before, after, refreshed = _edit(warehouse, each)
-        keys = {split.key for split in after}
-        changed += [split for split in after if split not in before]
-        removed += [split for split in before if split.key not in keys]
-        windows += refreshed
-    return Edited(tuple(changed), tuple(removed), windows)
+    if days := sorted({day for split in {*known.splits} ^ {*judged} for day in pipeline.windows_over(split.session)}):
+        # The windows first: if this run is killed in between, the same command still finds what to change.
+        with suppress(TableMissing):  # there may be no windows yet
+            windows = pipeline.refresh_windows(warehouse, tickers, days, judged)
+    changed = split_table.store(warehouse, known.splits, judged)
+    keys = {split.key for split in judged}
+    return Edited(changed, tuple(split for split in known.splits if split.key not in keys), windows)
 
 
-def _edit(warehouse: Warehouse, edit: Edit) -> tuple[Sequence[Split], Sequence[Split], Replaced]:
-    """The ticker's splits before and after the edit, and the windows that were refreshed."""
+def _edited(known: Sequence[Split], edit: Edit) -> list[Split]:
+    """The splits with one edit carried out, and not judged yet.
+
+    Raises:
+        SettingsError: there is nothing to ignore or to clear.
+    """
     key = (edit.ticker, edit.session)
-    known = split_table.read(warehouse, [edit.ticker], *EVER)
-    mine = next((split for split in known.splits if split.key == key), None)
+    mine = next((split for split in known if split.key == key), None)
     if edit.kind == "ignore" and mine is None:
         raise SettingsError(f"no split of {edit.ticker} on {edit.session} is known", hint="maang splits lists the known ones")
     if edit.kind == "clear" and (mine is None or (mine.source != splits.USER and mine.reason != splits.NOT_WANTED)):
@@ -120,19 +128,12 @@ def _edit(warehouse: Warehouse, edit: Edit) -> tuple[Sequence[Split], Sequence[S
             f"you have neither added nor ignored a split of {edit.ticker} on {edit.session}",
             hint="maang splits lists the known ones",
         )
-    rows = splits.cleared(known.splits, key)
+    rows = splits.cleared(known, key)
     if edit.kind == "add":
-        rows = [split for split in rows if split.key != key]
-        rows.append(_added(edit))
-    elif edit.kind == "ignore":
-        rows = [replace(split, state=splits.IGNORED, reason=splits.NOT_WANTED) if split.key == key else split for split in rows]
-    judged = splits.judge([], rows, None, known.nights)
-    split_table.store(warehouse, known.splits, judged)
-    days = sorted({day for split in {*known.splits} ^ {*judged} for day in pipeline.windows_over(split.session)})
-    nothing = Replaced(warehouse.full_name(CUMULATIVE))
-    with suppress(TableMissing):  # there may be no windows yet
-        return known.splits, judged, pipeline.refresh_windows(warehouse, [edit.ticker], days, judged) if days else nothing
-    return known.splits, judged, nothing
+        return [split for split in rows if split.key != key] + [_added(edit)]
+    if edit.kind == "ignore":
+        return [replace(split, state=splits.IGNORED, reason=splits.NOT_WANTED) if split.key == key else split for split in rows]
+    return rows
 
 
 def _added(edit: Edit) -> Split:

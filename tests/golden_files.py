@@ -15,7 +15,7 @@ _MASKS = (
     (r'("next_due_at": )"\d{4}-\d\d-\d\d 06:00 New York"', r'\1"YYYY-MM-DD 06:00 New York"'),
     (r'("bytes": )\d+', r"\1BYTES"),
     (r"127\.0\.0\.1:\d+", "127.0.0.1:PORT"),
-    (r"maang_doctor_[0-9a-f]{8}", "maang_doctor_MARK"),
+    (r"maang_doctor_[0-9]+_[0-9a-f]{8}", "maang_doctor_MARK"),
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID"),
 )
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from maang_cli import backfill
+from maang_cli import backfill, doctor
 from maang_cli.cli import process
 
 BATCH_ROWS = 6
@@ -61,6 +61,7 @@ def run(at: int | None, send: int, notes: str | None) -> None:
     followed by those near the disk; None: they are not recorded.
     """
     backfill.plan = functools.partial(backfill.plan, batch_rows=BATCH_ROWS)
+    doctor.checkup = functools.partial(doctor.checkup, leftover_seconds=0)  # no other run uses what it finds
     for number in (signal.SIGINT, signal.SIGTERM):  # they may come before `run` waits for them
         signal.signal(number, lambda *_: None)
     touching_disk = [0] if notes else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -10,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from maang_cli import sessions as calendar
+from maang_cli.tables import PRODUCTION, Table
+from maang_cli.warehouses import WAREHOUSES
+from tests import settings
 from tests.conftest import Maang, Outcome
 from tests.polygon_server import Answer, PolygonServer, grouped, row
 from tests.warehouses.databricks.server import StandIn
@@ -22,7 +27,7 @@ def passed(done: Outcome) -> dict[str, bool]:
     return {each["name"]: each["ok"] for each in done.result["checks"]}
 
 
-def serve(polygon: PolygonServer, years: int, headers: dict[str, str] | None = None) -> None:
+def serve(polygon: PolygonServer, years: int = 30, headers: dict[str, str] | None = None) -> None:
     """Serve bars on every session of the last years. Older ones are not in the plan."""
     first = datetime.now(UTC).date() - timedelta(days=365 * years)
 
@@ -43,7 +48,7 @@ def warehouse(request: pytest.FixtureRequest, home: object) -> str:
 
 
 def test_every_check_passes(warehouse: str, polygon: PolygonServer, maang: Maang) -> None:
-    serve(polygon, 30)
+    serve(polygon)
     assert maang("init-tables", "--warehouse", warehouse).code == 0
     done = maang("doctor", "--json", "--warehouse", warehouse)
     assert done.code == 0, done.out
@@ -53,7 +58,7 @@ def test_every_check_passes(warehouse: str, polygon: PolygonServer, maang: Maang
 
 
 def test_nothing_is_left_behind_on_databricks(maang: Maang, databricks: StandIn, polygon: PolygonServer) -> None:
-    serve(polygon, 30)
+    serve(polygon)
     assert maang("init-tables").code == 0
     before = databricks.rows("SHOW TABLES IN maang")
     assert maang("doctor").code == 0
@@ -65,7 +70,7 @@ def test_gate_that_does_not_raise_in_the_warehouse_fails(
     maang: Maang, request: pytest.FixtureRequest, polygon: PolygonServer
 ) -> None:
     server = request.getfixturevalue("databricks")
-    serve(polygon, 30)
+    serve(polygon)
     assert maang("init-tables").code == 0
     server.rewrite = lambda statement: re.sub(r"CAST\(raise_error\([^)]*\) AS BOOLEAN\)", "TRUE", statement)
     done = maang("doctor", "--json")
@@ -78,6 +83,31 @@ def test_nothing_is_left_behind_on_this_machine(maang: Maang, home: Path) -> Non
     before = sorted(path for path in home.rglob("*") if path.is_dir())
     assert maang("doctor", *SAMPLE).code == 0
     assert sorted(path for path in home.rglob("*") if path.is_dir()) == before
+
+
+def test_history_of_one_snapshot_is_enough(maang: Maang, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAANG_KEEP_SNAPSHOTS", "1")
+    assert maang("init-tables", *SAMPLE).code == 0
+    done = maang("doctor", *SAMPLE)
+    assert done.code == 0, done.err
+    assert "written twice, read, and dropped" in " ".join(done.out.split())
+
+
+def test_old_scratch_table_of_a_killed_run_is_dropped_and_a_new_one_stays(
+    warehouse: str, polygon: PolygonServer, maang: Maang
+) -> None:
+    serve(polygon)
+    assert maang("init-tables", "--warehouse", warehouse).code == 0
+    now = int(time.time())
+    old, new = (f"maang_doctor_{now - age}_0a1b2c3d{part}" for age, part in ((3601, "_in"), (3000, "")))
+    with closing(WAREHOUSES[warehouse].open(settings.load(), "")) as opened:
+        before = opened.tables()
+        for name in (old, new, "maang_doctor_notes"):
+            opened.create(Table(name, PRODUCTION.columns, PRODUCTION.stamp))
+        done = maang("doctor", "--warehouse", warehouse)
+        assert done.code == 0, done.err
+        assert "1 of a killed run dropped" in " ".join(done.out.split())
+        assert opened.tables() == sorted([*before, new, "maang_doctor_notes"])
 
 
 def test_tables_are_read(maang: Maang, home: Path) -> None:
@@ -123,7 +153,7 @@ def test_history_of_the_plan_is_reported(polygon: PolygonServer, maang: Maang) -
 
 
 def test_wrong_clock_is_reported(polygon: PolygonServer, maang: Maang) -> None:
-    serve(polygon, 30, {"Date": format_datetime(datetime.now(UTC) - timedelta(hours=2), usegmt=True)})
+    serve(polygon, headers={"Date": format_datetime(datetime.now(UTC) - timedelta(hours=2), usegmt=True)})
     done = maang("doctor", "--json")
     assert done.code == 2
     assert passed(done)["clock"] is False
@@ -131,7 +161,7 @@ def test_wrong_clock_is_reported(polygon: PolygonServer, maang: Maang) -> None:
 
 @pytest.mark.parametrize("sent", ["Mon, 01 Jan 10000000000000000000 00:00:00 GMT", "soon", "", "Mon, 99 Jan 2025 99:99:99 +9999"])
 def test_clock_is_not_compared_with_a_time_that_can_not_be_read(polygon: PolygonServer, maang: Maang, sent: str) -> None:
-    serve(polygon, 30, {"Date": sent})
+    serve(polygon, headers={"Date": sent})
     done = maang("doctor")
     assert done.code == 0
     assert "not tried: the vendor did not send its time" in " ".join(done.out.split())

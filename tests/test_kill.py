@@ -27,6 +27,7 @@ from maang_cli.warehouses.local.retention import Retention
 from maang_cli.warehouses.local.warehouse import LocalWarehouse
 from tests.forks import Fork, fork_server
 from tests.polygon_server import PolygonServer, row
+from tests.test_doctor import serve as serve_every_session
 from tests.warehouses.conftest import MONDAY, TUESDAY, WEDNESDAY, Row, open_catalog, rows_on_disk, unreachable, without_stamp
 
 POINTS = int(os.environ.get("MAANG_TEST_KILL_POINTS", "10"))
@@ -407,37 +408,67 @@ def test_stopped_run_ends_well_after_another_ran(
 # The commands that a day does not contain
 
 
-OTHER_COMMANDS: dict[str, tuple[Sequence[str], Sequence[Sequence[str]]]] = {
-    "init-tables": (["init-tables"], []),
-    "maintain": (["maintain"], [["run-day", "--date", str(day)] for day in (MONDAY, TUESDAY, WEDNESDAY)]),
-    "drop-staging": (["drop-staging", "--date", str(TUESDAY)], [["init-tables"], ["ingest", "--date", str(TUESDAY)]]),
+@dataclass(frozen=True)
+class Command:
+    argv: Sequence[str]
+    earlier: Sequence[Sequence[str]]
+    """The commands that come before it."""
+    when_done: ExitCode = ExitCode.DONE
+    """How it exits if there is nothing left to do."""
+
+
+THREE_DAYS = [["run-day", "--date", str(day)] for day in (MONDAY, TUESDAY, WEDNESDAY)]
+OTHER_COMMANDS = {
+    "init-tables": Command(["init-tables"], []),
+    "maintain": Command(["maintain"], THREE_DAYS),
+    "drop-staging": Command(["drop-staging", "--date", str(TUESDAY)], [["init-tables"], ["ingest", "--date", str(TUESDAY)]]),
+    "doctor": Command(["doctor"], [["init-tables"]]),
+    "splits --add": Command(["splits", "--add", f"NFLX:{TUESDAY}:1:10"], THREE_DAYS),
+    "splits --ignore": Command(["splits", "--ignore", f"AAPL:{TUESDAY}"], THREE_DAYS),
+    # All or nothing: if META's split is taken back, NFLX's is added.
+    "splits --clear": Command(
+        ["splits", "--clear", f"META:{TUESDAY}", "--add", f"NFLX:{TUESDAY}:1:10"],
+        [*THREE_DAYS, ["splits", "--add", f"META:{TUESDAY}:1:2"]],
+        when_done=ExitCode.UNUSABLE,
+    ),
 }
-"""Each with the commands that come before it."""
 
 
 @pytest.mark.parametrize("command", OTHER_COMMANDS)
-def test_other_killed_command_changes_no_row_and_the_same_command_finishes_it(
+def test_other_killed_command_has_changed_all_or_nothing_and_the_same_command_finishes_it(
     polygon: PolygonServer, runner: Runner, home: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    serve_bars(polygon, (MONDAY, TUESDAY, WEDNESDAY))
+    if command == "doctor":
+        serve_every_session(polygon)
+    else:
+        serve_bars(polygon, (MONDAY, TUESDAY, WEDNESDAY))
+    # The prices neither prove nor contradict this one, so that it is applied.
+    polygon.splits = [{"ticker": "AAPL", "execution_date": str(TUESDAY), "split_from": 100, "split_to": 105}]
     monkeypatch.setenv("MAANG_HOME", str(home))
     monkeypatch.setenv("MAANG_TICKERS", ",".join(TICKERS))
-    argv, earlier = OTHER_COMMANDS[command]
+    chosen = OTHER_COMMANDS[command]
     place = Place(home)
-    for each in earlier:
+    for each in chosen.earlier:
         assert runner.run(*each).code == 0
     monkeypatch.setenv("MAANG_KEEP_SNAPSHOTS", "1")
     place.keep()
     before = values(place.tables()) if home.exists() else {name: [] for name in STAMPS}
-    total, *near_disk = runner.watch(*argv)
+    total, *near_disk = runner.watch(*chosen.argv)
+    after = values(place.tables())
+    changed = {name for name in STAMPS if before[name] != after[name]}
+    assert changed == ({CUMULATIVE, SPLITS} if chosen.argv[0] == "splits" else set())
     codes = []
     for at in moments(total, near_disk, POINTS):
         place.restore()
-        codes.append(runner.run(*argv, at=at).code)
+        codes.append(runner.run(*chosen.argv, at=at).code)
         what = f"{command} killed at {at}"
-        again = runner.run(*argv)
-        assert again.code == 0, f"{what}: {again.err}"
-        assert values(place.tables()) == before, what
+        seen = values(place.tables())
+        assert all(seen[name] in (before[name], after[name]) for name in STAMPS), what
+        is_done = bool(changed) and seen[SPLITS] == after[SPLITS]
+        assert not is_done or seen == after, f"a split without its windows, {what}"
+        again = runner.run(*chosen.argv)
+        assert again.code == (chosen.when_done if is_done else ExitCode.DONE), f"{what}: {again.err}"
+        assert values(place.tables()) == after, what
         must_be_clean(home, what)
     assert set(codes) <= {-signal.SIGKILL, 0}
     assert codes.count(-signal.SIGKILL) >= len(codes) * 0.8

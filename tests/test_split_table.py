@@ -204,3 +204,14 @@ def test_plan_without_splits_leaves_the_known_ones(split_feed: Feed) -> None:
 def test_edit_of_an_unknown_split_is_refused(kind: str, split_feed: Feed) -> None:
     with pytest.raises(SettingsError, match="NFLX on 2025-11-24"):
         user_splits.edit(split_feed.warehouse, [parse(kind, "NFLX:2025-11-24")])
+
+
+@local_only
+def test_edits_of_one_command_are_carried_out_all_or_none(split_feed: Feed) -> None:
+    split_feed.polygon.splits = []
+    split_feed.load(Request(TICKERS, DAYS))
+    raw = windows(split_feed)
+    wrong = [parse("add", f"NFLX:{SPLIT_DAY}:1:10"), parse("clear", f"META:{SPLIT_DAY}")]
+    with pytest.raises(SettingsError, match="META"):
+        user_splits.edit(split_feed.warehouse, wrong)
+    assert (stored(split_feed), windows(split_feed)) == ([], raw)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import pyarrow as pa
 
 from maang_cli.errors import WarehouseDenied
 from maang_cli.schemas import arrow_schema
-from maang_cli.tables import Column, Table
+from maang_cli.tables import Column, scratch
 from maang_cli.warehouses.base import Query, Read
 from maang_cli.warehouses.databricks.errors import GateRaised
 from maang_cli.warehouses.databricks.sql import Replace
@@ -34,7 +33,7 @@ def try_volume(warehouse: DatabricksWarehouse) -> str:
     """Upload a file, load it into a table, remove it."""
     if warehouse.volume is None:
         return f"not tried: MAANG_VOLUME is not set; loads of more than {warehouse.max_staged_rows} rows need it"
-    table = Table(f"maang_doctor_{uuid.uuid4().hex[:8]}_load", _LOADED)
+    table = scratch(_LOADED)
     rows = pa.Table.from_pylist([{"ticker": "SCRATCH", "closes": [Decimal("1.25")]}], schema=arrow_schema(_LOADED))
     has_schema = warehouse.has_schema()
     with warehouse.volume.file(table.name, _LOADED, rows) as file:
@@ -55,7 +54,7 @@ def try_gate(warehouse: DatabricksWarehouse) -> str:
     """Send one MERGE whose gate raises."""
     if not warehouse.has_schema():
         return f"not tried: {_NO_SCHEMA}"
-    table = Table(f"maang_doctor_{uuid.uuid4().hex[:8]}_gate", _MERGED, "stamp")
+    table = scratch(_MERGED, "stamp")
     rows = Query(f"SELECT ticker, DATE '{_SESSION}' AS date, CAST(1 AS BIGINT) AS volume FROM {{tickers}}", tickers=("SCRATCH",))
     refused = Query("SELECT ticker FROM {tickers}", tickers=rows.tickers)
     try:

@@ -26,7 +26,7 @@ from pyiceberg.transforms import IdentityTransform
 
 from maang_cli.errors import MaangError, WarehouseDenied
 from maang_cli.schemas import iceberg_schema
-from maang_cli.tables import Column, Table, is_staging, staged_sessions
+from maang_cli.tables import Column, Table, is_staging, scratch_made, staged_sessions
 from maang_cli.warehouses.local import damage, disk, parquet, retention
 from maang_cli.warehouses.local.catalog import LocalCatalog
 from maang_cli.warehouses.local.errors import RESTORE, Damaged, FileGone, translated
@@ -122,9 +122,9 @@ class Store:
             self._delete_dropped()
 
     def _delete_dropped(self) -> None:
-        """Remove the folders of staging tables that were dropped, if that failed; under the lock."""
+        """Remove the folders of staging and scratch tables that were dropped, if that failed; under the lock."""
         folder = self.root / self.schema
-        found = [path for path in folder.iterdir() if is_staging(path.name)] if folder.is_dir() else []
+        found = [path for path in folder.iterdir() if _is_temporary(path.name)] if folder.is_dir() else []
         known = self.catalog.locations(self.schema) if found else {}
         for path in found:
             if path.name not in known and not self.catalog.points_into(path):
@@ -328,6 +328,11 @@ class Store:
             yield
         finally:
             self._lock.release()
+
+
+def _is_temporary(name: str) -> bool:
+    """Whether maang drops the table itself, sooner or later."""
+    return is_staging(name) or scratch_made(name) is not None
 
 
 def _fetch_again(table: IcebergTable, files: Sequence[DataFile]) -> str:
