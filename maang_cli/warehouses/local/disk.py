@@ -4,14 +4,14 @@ import errno
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 log = logging.getLogger("maang")
 
 SYNCING = 8
-"""How many files are written through at the same time: they share the file system's own commits."""
+"""How many files are written through at the same time, if there are more: they share the file system's own commits."""
 
 
 def path_of(location: str) -> Path:
@@ -32,9 +32,17 @@ def sync(files: Iterable[Path], root: Path) -> None:
         while folder not in folders:
             folders.add(folder)
             folder = folder.parent
+    _each(_sync, paths)
+    _each(_sync_folder, folders)
+
+
+def _each(sync_one: Callable[[Path], None], paths: Collection[Path]) -> None:
+    if len(paths) <= SYNCING:  # the usual day: to start threads would take longer
+        for path in paths:
+            sync_one(path)
+        return
     with ThreadPoolExecutor(SYNCING) as pool:
-        list(pool.map(_sync, paths))
-        list(pool.map(_sync_folder, folders))
+        list(pool.map(sync_one, paths))
 
 
 def _sync(path: Path) -> None:

@@ -103,10 +103,6 @@ def restore(image: Image, home: Path) -> None:
             (home / name).write_bytes(found)
 
 
-def spread(images: list[Image], most: int) -> list[Image]:
-    return images[:: max(len(images) // most, 1)]
-
-
 def load_day(home: Path) -> None:
     with closing(LocalWarehouse(home, "maang", Retention(100))) as warehouse:
         pipeline.run_day(SampleSource(), warehouse, pipeline.Request(FIVE, (TUESDAY,)), pipeline.NoProgress())
@@ -136,6 +132,19 @@ def lost(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     return lambda: caplog.text
 
 
+@pytest.mark.parametrize("number", [disk.SYNCING, disk.SYNCING + 1], ids=["few", "many"])
+def test_every_file_and_the_folders_that_lead_to_it_are_synced(home: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    files = [home / f"date={day}" / "data.parquet" for day in range(number)]
+    for path in files:
+        path.parent.mkdir(parents=True)
+        path.write_text(path.parent.name)
+    watched = Disk(home, monkeypatch)
+    disk.sync(files, home.parent)
+    assert {name: found for name, found in watched.image().items() if found} == {
+        f"{path.parent.name}/data.parquet": path.parent.name.encode() for path in files
+    }
+
+
 @pytest.mark.parametrize("load", [load_day, load_range], ids=["day", "backfill"])
 def test_power_cut_at_any_step_loses_nothing_that_was_published(
     home: Path, monkeypatch: pytest.MonkeyPatch, lost: Callable[[], str], load: Callable[[Path], None]
@@ -149,7 +158,7 @@ def test_power_cut_at_any_step_loses_nothing_that_was_published(
     assert rows(home) == after
     assert unreachable(home) == []
     assert len(watched.images) > 20
-    for number, image in enumerate(spread(watched.images, 15)):
+    for number, image in enumerate(watched.images):
         restore(image, home)
         for table, found in zip((PRODUCTION, CUMULATIVE), rows(home), strict=True):
             assert found in ([], after[table is CUMULATIVE]), f"{table.name} is neither as before nor as after, cut at {number}"
