@@ -16,42 +16,37 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+from airflow.configuration import conf
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk import (  # type: ignore[attr-defined]  # some of these names are exported lazily
-    DAG,
-    Asset,
-    Connection,
-    CronDataIntervalTimetable,
-    DeadlineAlert,
-    DeadlineReference,
-    Param,
-    RetryDecision,
-    RetryPolicy,
-    SyncCallback,
-    chain,
-    conf,
-)
+from airflow.sdk import DAG, Asset, AssetAlias, BaseOperator, Connection, Param, chain
+from airflow.timetables.interval import CronDataIntervalTimetable
+
+try:
+    from airflow.sdk.exceptions import AirflowFailException
+except ImportError:  # Airflow 3.0 and 3.1
+    from airflow.exceptions import AirflowFailException  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 DOC = """\
 ### One day of stock bars: fetched, audited, published atomically
 
 ```
                 ┌─ create_staging_table ────┐
-create_schema ──┼─ create_prod_table ───────┼── load_to_staging ── run_dq_check ─┐
-                └─ create_cumulative_table ─┘                                    │
-                                 ┌───────────────────────────────────────────────┘
-                                 │                              ┌─ drop_staging_table
-                                 └─ exchange_data_from_staging ─┤
-                                                                └─ cumulate_step
+create_schema ──┼─ create_prod_table ───────┼── load_to_staging ── run_dq_check ── clear_step ─┐
+                └─ create_cumulative_table ─┘                                                  │
+                 ┌─────────────────────────────────────────────────────────────────────────────┘
+                 │                              ┌─ drop_staging_table
+                 └─ exchange_data_from_staging ─┤
+                                                └─ clear_cumulative ── cumulate_step
 ```
 
 The DAG runs every day at 06:00 New York, for the day before. Each task is one `maang` command with `--date`.
 
-**Nothing is cleared first.** `exchange_data_from_staging` and `cumulate_step` each replace the day's rows in one commit. A reader
-sees the old rows or the new ones; the day never disappears. That is why no task only clears.
+**Nothing is cleared first.** `clear_step` and `clear_cumulative` log which rows the next task will replace, and clear nothing.
+Clearing and inserting are one commit, in `exchange_data_from_staging` and in `cumulate_step`, because no reader may see the day
+missing.
 
 | exit code | state of the task | reason |
 |---|---|---|
@@ -94,24 +89,26 @@ SHARED_OPTIONS = '"--date=$STOCK_DATE" ${STOCK_TICKERS:+"--tickers=$STOCK_TICKER
 """Values are variables, so that bash never runs them as code, and follow `=`, so that maang never reads them as options."""
 
 
+BACKOFF = type(BaseOperator.retry_exponential_backoff)(2)
+"""Each wait is twice the one before. Airflow 3.0 and 3.1 take True for that, later versions the factor: there, True means 1."""
+
+
 def exit_code(exception: object) -> int | None:
-    """The command's exit code, which is only in the text of BashOperator's exception; None for any other failure."""
-    found = re.search(r"returned a non-zero exit code (\d+)\.$", str(exception))
+    """The command's exit code, which is only in the text of the task's exception; None for any other failure."""
+    found = re.search(r"\bexit code (\d+)\b", str(exception))
     return int(found[1]) if found else None
 
 
-class RetryByExitCode(RetryPolicy):
-    """Fails a task immediately if waiting can't help. All else is retried as the task's settings say."""
+class MaangOperator(BashOperator):
+    """Fails its task immediately if waiting can't help. All else is retried as the task's settings say."""
 
-    def evaluate(
-        self,
-        exception: BaseException,
-        try_number: int,  # noqa: ARG002
-        max_tries: int,  # noqa: ARG002
-        context: Any = None,  # noqa: ARG002
-    ) -> RetryDecision:
-        code = exit_code(exception)
-        return RetryDecision.fail(f"exit code {code}, {FATAL[code]}") if code in FATAL else RetryDecision.default()
+    def execute(self, context: Any) -> Any:
+        try:
+            return super().execute(context)
+        except Exception as exc:
+            if (code := exit_code(exc)) in FATAL:
+                raise AirflowFailException(f"exit code {code}: {FATAL[code]}") from exc
+            raise
 
 
 class Alert(NamedTuple):
@@ -136,21 +133,24 @@ def send_alert(alert: Alert, context: Any, slack_connection: str | None, email_t
 
     A notifier renders its texts as templates. The alert is passed as a value, so that no part of it is read as a template.
     """
-    notifiers: list[Callable[[Any], None]] = []
-    # Imported only if there is an alert: the notifiers take longer to load than the rest of this file.
-    if slack_connection:
+
+    # The notifiers are imported only if there is an alert: they take longer to load than the rest of this file.
+    def post_to_slack(connection: str) -> None:
         from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier  # noqa: PLC0415
 
-        notifiers.append(SlackWebhookNotifier(slack_webhook_conn_id=slack_connection, text="{{ alert.slack }}"))
-    if email_to:
+        SlackWebhookNotifier(slack_webhook_conn_id=connection, text="{{ alert.slack }}")(context)
+
+    def send_mail(address: str) -> None:
         from airflow.providers.smtp.notifications.smtp import SmtpNotifier  # noqa: PLC0415
 
-        notifiers.append(SmtpNotifier(to=email_to, subject="{{ alert.title }}", html_content="<pre>{{ alert.text | e }}</pre>"))
+        SmtpNotifier(to=address, subject="{{ alert.title }}", html_content="<pre>{{ alert.text | e }}</pre>")(context)
+
     context["alert"] = alert
     failures = []
-    for notify in notifiers:
+    for send, recipient in ((post_to_slack, slack_connection), (send_mail, email_to)):
         try:
-            notify(context)
+            if recipient:
+                send(recipient)
         except Exception as exc:  # noqa: BLE001  the other notifier still has to send the alert
             failures.append(exc)
     if failures:
@@ -229,6 +229,27 @@ def alert_late_run(context: Any, slack_connection: str | None = None, email_to: 
     send_alert(alert, context, slack_connection, email_to)
 
 
+def late_alert(deadline: timedelta, slack_connection: str | None, email_to: str | None) -> Any:
+    """What makes Airflow send an alert for a late run. Only newer versions of Airflow have it, so it is imported here.
+
+    Raises:
+        ValueError: Airflow is too old.
+    """
+    try:
+        from airflow.sdk import (  # type: ignore[attr-defined]  # noqa: PLC0415  these names are exported lazily
+            DeadlineAlert,
+            DeadlineReference,
+            SyncCallback,
+        )
+    except ImportError as exc:
+        raise ValueError("a deadline needs Airflow 3.2 or later") from exc
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=deadline,
+        callback=SyncCallback(alert_late_run, kwargs={"slack_connection": slack_connection, "email_to": email_to}),
+    )
+
+
 def stock_dag(
     *,
     max_active_runs: int = 4,
@@ -247,23 +268,20 @@ def stock_dag(
         retry_delay: the wait before the first retry. Each next wait is twice as long, up to an hour.
         slack_connection: id of the Airflow connection to an incoming webhook. Failures are posted there.
         email_to: address that failures are mailed to, through the connection `smtp_default`.
-        deadline: a run that is not finished this long after it was queued sends an alert. Backfills send none.
+        deadline: a run that is not finished this long after it was queued sends an alert. Backfills send none. It needs
+            Airflow 3.2 or later.
         secrets: variables that hold tokens, each with the id of the Airflow connection whose password it gets.
 
     Raises:
-        ValueError: there is a deadline, and neither `slack_connection` nor `email_to`.
+        ValueError: there is a deadline, and neither `slack_connection` nor `email_to`, or Airflow is too old for it.
     """
     secrets = secrets or {}
     has_alerts = bool(slack_connection or email_to)
-    late_alert = None
+    options: dict[str, Any] = {}
     if deadline:
         if not has_alerts:
             raise ValueError("a deadline needs Slack or e-mail: set slack_connection or email_to")
-        late_alert = DeadlineAlert(
-            reference=DeadlineReference.DAGRUN_QUEUED_AT,
-            interval=deadline,
-            callback=SyncCallback(alert_late_run, kwargs={"slack_connection": slack_connection, "email_to": email_to}),
-        )
+        options["deadline"] = late_alert(deadline, slack_connection, email_to)
 
     def alert_failure(context: Any) -> None:
         # Airflow kills a task whose callback takes longer than this, and then retries the task, whatever the policy decided.
@@ -286,7 +304,6 @@ def stock_dag(
         start_date=datetime(1990, 1, 1, tzinfo=ZoneInfo("America/New_York")),
         catchup=False,
         max_active_runs=max_active_runs,
-        deadline=late_alert,
         params={
             "date": Param(
                 None,
@@ -308,19 +325,21 @@ def stock_dag(
         default_args={
             "retries": retries,
             "retry_delay": retry_delay,
-            "retry_exponential_backoff": 2,  # the factor; True would mean 1, which is no back-off
+            "retry_exponential_backoff": BACKOFF,
             "max_retry_delay": timedelta(hours=1),
-            "retry_policy": RetryByExitCode(),
             "execution_timeout": timedelta(hours=1),
             "on_failure_callback": alert_failure if has_alerts else None,
         },
+        **options,
     )
 
-    def task(task_id: str, command: str, outlet: Asset | None = None) -> BashOperator:
+    def task(task_id: str, command: str, *updates: Asset) -> MaangOperator:
         def record_date(context: Any, _result: object) -> None:
-            context["outlet_events"][outlet].extra = {"date": context["params"].get("date") or context["ds"]}
+            for asset in updates:
+                date = context["params"].get("date") or context["ds"]
+                context["outlet_events"][AssetAlias(asset.name)].add(asset, extra={"date": date})
 
-        return BashOperator(
+        return MaangOperator(
             task_id=task_id,
             dag=dag,
             # MAANG_COMMAND is not quoted, because it may have several words, such as `uv run maang`.
@@ -329,8 +348,10 @@ def stock_dag(
             | {name: f"{{{{ conn.get('{connection}').password }}}}" for name, connection in secrets.items()},
             append_env=True,
             do_xcom_push=False,
-            outlets=[outlet] if outlet else None,
-            post_execute=record_date if outlet else None,
+            # An alias of the same name, through which the task updates the Asset. On Airflow 3.0, `airflow dags test` fails with
+            # the Asset itself, until a DAG processor has stored it.
+            outlets=[AssetAlias(asset.name) for asset in updates],
+            post_execute=record_date,
         )
 
     chain(
@@ -342,9 +363,11 @@ def stock_dag(
         ],
         task("load_to_staging", "ingest"),
         task("run_dq_check", "check"),
+        task("clear_step", "diff"),
         task("exchange_data_from_staging", "promote", PRODUCTION),
-        [task("drop_staging_table", "drop-staging"), task("cumulate_step", "cumulate", CUMULATIVE)],
+        [task("drop_staging_table", "drop-staging"), clear_cumulative := task("clear_cumulative", "diff --table cumulative")],
     )
+    chain(clear_cumulative, task("cumulate_step", "cumulate", CUMULATIVE))
     return dag
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import cache, cached_property
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from maang_cli import checks, split_table, splits, sql
 from maang_cli import sessions as calendar
 from maang_cli.checks import AllowMissing, Audit
+from maang_cli.diff import Differences, differences, staged_differences
 from maang_cli.errors import GateRefused, MaangError, NotOwner, NotStaged, OutOfOrder, PartlyRefused, StagingChanged
 from maang_cli.retries import STAGING_ATTEMPTS
 from maang_cli.sources.base import Source
@@ -291,7 +292,7 @@ def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
     Raises:
         OutOfOrder: production has none of these tickers on these sessions, or a table does not exist.
     """
-    targets = tuple(sorted({day for session in request.sessions for day in calendar.affected(session)}))
+    targets = _affected(request.sessions)
     first = calendar.window(targets[0])[0]
     try:
         stored = stored_tickers_by_session(warehouse, request, first, targets[-1])
@@ -300,10 +301,9 @@ def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
                 f"{warehouse.full_name(PRODUCTION)} has none of these tickers on {_span(request.sessions)}",
                 hint=f"publish them first: maang run-day {session_flags(request.sessions)}{{flags}}",
             )
-        since = min(first, request.sessions[0] - splits.CLAIMS_BEFORE)
-        known = known_splits(warehouse, request.tickers, since, targets[-1], store=True)
-        replaced = warehouse.replace(CUMULATIVE, windows_query(request.tickers, targets, known), targets)
-        replaced += _refresh_around_splits(warehouse, request.sessions[0], targets, known)
+        replaced = Replaced(warehouse.full_name(CUMULATIVE))
+        for query, days in _refreshes(warehouse, request, store_splits=True):
+            replaced += warehouse.replace(CUMULATIVE, query, days)
     except TableMissing as exc:
         raise _missing(warehouse, request, exc) from exc
     needed = sorted({day for target in targets if target in stored for day in calendar.window(target)})
@@ -323,16 +323,25 @@ def known_splits(warehouse: Warehouse, tickers: Sequence[str], first: date, last
     return judged
 
 
-def _refresh_around_splits(warehouse: Warehouse, first: date, done: Sequence[date], known: Iterable[Split]) -> Replaced:
-    """Refresh the windows that reach over a split shortly before the run's `first` session: it may have been learned late.
+def _affected(sessions: Iterable[date]) -> tuple[date, ...]:
+    """The sessions whose windows contain one of these, in order."""
+    return tuple(sorted({day for session in sessions for day in calendar.affected(session)}))
 
-    Those that end on the `done` sessions are fresh. The others are normally right, and nothing is committed.
+
+def _refreshes(warehouse: Warehouse, request: Request, *, store_splits: bool = False) -> Iterator[tuple[Query, Sequence[date]]]:
+    """The windows that `cumulate` refreshes, each query with the sessions of its windows.
+
+    They are those that contain a session of the request, and those that reach over a split shortly before its first session,
+    which may have been learned late. The latter are normally right, and nothing is committed.
     """
+    targets = _affected(request.sessions)
+    first = request.sessions[0]
+    since = min(calendar.window(targets[0])[0], first - splits.CLAIMS_BEFORE)
+    known = known_splits(warehouse, request.tickers, since, targets[-1], store=store_splits)
+    yield windows_query(request.tickers, targets, known), targets
     late = [split for split in known if split.session < first]
-    days = sorted({day for split in late for day in windows_over(split.session)} - set(done))
-    if not days:
-        return Replaced(warehouse.full_name(CUMULATIVE))
-    return refresh_windows(warehouse, sorted({split.ticker for split in late}), days, known)
+    if days := sorted({day for split in late for day in windows_over(split.session)} - set(targets)):
+        yield windows_query(sorted({split.ticker for split in late}), days, known), days
 
 
 def refresh_windows(warehouse: Warehouse, tickers: Sequence[str], days: Sequence[date], known: Iterable[Split]) -> Replaced:
@@ -343,6 +352,23 @@ def refresh_windows(warehouse: Warehouse, tickers: Sequence[str], days: Sequence
 def windows_over(day: date) -> tuple[date, ...]:
     """The sessions whose windows reach over a split that takes effect on `day`: they contain it, and a session before it."""
     return calendar.affected(day)[:-1]
+
+
+def diff(warehouse: Warehouse, request: Request, part: str = "production") -> Differences:
+    """What `promote` (part: production) or `cumulate` (part: cumulative) would change. It does not audit, and writes nothing.
+
+    A table that does not exist yet counts as empty.
+
+    Raises:
+        NotStaged: there is no staging table, for production.
+        OutOfOrder: there is no production, for cumulative.
+    """
+    try:
+        if part == "cumulative":
+            return differences(warehouse, CUMULATIVE, _refreshes(warehouse, request))
+        return staged_differences(warehouse, request.staging, request.tickers, request.sessions, request.spans)
+    except TableMissing as exc:
+        raise _missing(warehouse, request, exc) from exc
 
 
 def drop_staging(warehouse: Warehouse, request: Request) -> Dropped:

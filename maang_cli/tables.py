@@ -47,7 +47,8 @@ class Table:
         return self.stamp is not None
 
 
-_PRICE = "DECIMAL(10,2)"
+PRICE = "DECIMAL(10,2)"
+"""The type of every price, USD a share."""
 _KEY = (
     Column("ticker", "STRING", "Symbol as the vendor spells it; case matters", required=True),
     Column("date", "DATE", "Session, a New York date on which NYSE traded", required=True),
@@ -57,12 +58,12 @@ PRODUCTION = Table(
     "daily_stock_prices",
     (
         *_KEY,
-        Column("open", _PRICE, "First price of the session, USD a share, as traded"),
-        Column("high", _PRICE, "Highest price of the session, USD a share, as traded"),
-        Column("low", _PRICE, "Lowest price of the session, USD a share, as traded"),
-        Column("close", _PRICE, "Last price of the session, USD a share, as traded"),
+        Column("open", PRICE, "First price of the session, USD a share, as traded"),
+        Column("high", PRICE, "Highest price of the session, USD a share, as traded"),
+        Column("low", PRICE, "Lowest price of the session, USD a share, as traded"),
+        Column("close", PRICE, "Last price of the session, USD a share, as traded"),
         Column("volume", "BIGINT", "Shares traded, as traded, rounded half up to whole shares"),
-        Column("vwap", _PRICE, "Volume-weighted average price, USD a share; NULL if the vendor sends none"),
+        Column("vwap", PRICE, "Volume-weighted average price, USD a share; NULL if the vendor sends none"),
         Column("transactions", "INTEGER", "Trades; NULL if the vendor sends none"),
         Column("insertion_timestamp", "TIMESTAMP", "When this row's values last changed, UTC"),
     ),
@@ -74,10 +75,10 @@ CUMULATIVE = Table(
     "daily_stock_prices_cumulative",
     (
         *_KEY,
-        Column("last_7_days_open", f"ARRAY<{_PRICE}>", f"Opens {_WINDOW}; USD a share, on the basis of the last session"),
-        Column("last_7_days_high", f"ARRAY<{_PRICE}>", f"Highs {_WINDOW}; USD a share, on the basis of the last session"),
-        Column("last_7_days_low", f"ARRAY<{_PRICE}>", f"Lows {_WINDOW}; USD a share, on the basis of the last session"),
-        Column("last_7_days_close", f"ARRAY<{_PRICE}>", f"Closes {_WINDOW}; USD a share, on the basis of the last session"),
+        Column("last_7_days_open", f"ARRAY<{PRICE}>", f"Opens {_WINDOW}; USD a share, on the basis of the last session"),
+        Column("last_7_days_high", f"ARRAY<{PRICE}>", f"Highs {_WINDOW}; USD a share, on the basis of the last session"),
+        Column("last_7_days_low", f"ARRAY<{PRICE}>", f"Lows {_WINDOW}; USD a share, on the basis of the last session"),
+        Column("last_7_days_close", f"ARRAY<{PRICE}>", f"Closes {_WINDOW}; USD a share, on the basis of the last session"),
         Column("last_7_days_volume", "ARRAY<BIGINT>", f"Volumes {_WINDOW}; shares, on the basis of the last session"),
         Column("avg_7_day_volume", "DECIMAL(15,2)", "Mean of last_7_days_volume, shares a session"),
         Column(
@@ -108,7 +109,7 @@ SPLITS = Table(
 
 _ANY_PRICE = "DECIMAL(38,2)"
 _ANY_COUNT = "DECIMAL(38,0)"
-_STAGED = {_PRICE: _ANY_PRICE, "BIGINT": _ANY_COUNT, "INTEGER": _ANY_COUNT}
+_STAGED = {PRICE: _ANY_PRICE, "BIGINT": _ANY_COUNT, "INTEGER": _ANY_COUNT}
 STAGING_COLUMNS = (
     Column("session", "DATE", "Requested session; `date` is what the source says"),
     *(replace(column, type=_STAGED.get(column.type, column.type), required=False) for column in PRODUCTION.value_columns),

@@ -23,7 +23,7 @@ SLOW_FILES = {
     "test_transcripts.py",
 }
 SLOW_FOLDERS = {"cli", "dags"}
-STEPS_FILES = {"test_pipeline.py", "test_split_table.py"}
+STEPS_FILES = {"test_diff.py", "test_pipeline.py", "test_split_table.py"}
 """Their tests run on both warehouses; on Spark only those marked `on_spark`, unless MAANG_TEST_SPARK=all."""
 LONGEST = ("dags", "spark", "tests/test_kill.py", "tests/cli/test_process.py")
 """The groups of tests that take longest, the longest first."""

@@ -209,7 +209,7 @@ def test_json_page_lists_the_keys_of_every_result(maang: Maang) -> None:
     sample = ("--source", "sample", "--json")
     on_day = ("--date", "2025-10-14", *sample)
     calls: dict[str, tuple[str, ...]] = dict.fromkeys(
-        ("init-tables", "ingest", "check", "promote", "cumulate", "drop-staging", "run-day", "show"), on_day
+        ("init-tables", "ingest", "check", "diff", "promote", "cumulate", "drop-staging", "run-day", "show"), on_day
     )
     calls |= dict.fromkeys(("plan", "backfill", "status"), on_day) | dict.fromkeys(
         ("config", "doctor", "maintain", "splits"), sample

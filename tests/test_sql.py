@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from maang_cli import checks, missing, pipeline, sessions, split_table, sql
+from maang_cli import checks, diff, missing, pipeline, sessions, split_table, sql
 from maang_cli.checks import AllowMissing
 from maang_cli.schemas import arrow_schema
 from maang_cli.splits import Split
@@ -47,6 +47,7 @@ TEXTS = {
     "unpublished_sessions": missing.unpublished_sessions_query(staging(TICKERS, SESSIONS[:2])).text,
     "nights": split_table.nights_query([("META", SESSIONS[1])], READS).text,
     "adjusted_rows": pipeline.adjusted_text([], SESSIONS[:2], "TRUE"),
+    "differences": diff.differences_query(CUMULATIVE, pipeline.windows_query(TICKERS, SESSIONS[-2:]), SESSIONS[-2:]).text,
     "audit": checks.audit_sql(REQUESTED, checks.ALLOW_NONE),
     "audit_report": checks.report_sql(REQUESTED, ALLOWED),
 }
@@ -55,6 +56,7 @@ TABLES = {
     "production": arrow_schema(PRODUCTION.columns).empty_table(),
     "table": arrow_schema(PRODUCTION.columns).empty_table(),
     "cumulative": arrow_schema(CUMULATIVE.columns).empty_table(),
+    "stored": arrow_schema(CUMULATIVE.columns).empty_table(),
 }
 AUDITED = ["check_name", "ticker", "date", "found", "allowed"]
 RESULTS = {
@@ -68,6 +70,11 @@ RESULTS = {
     "unpublished_sessions": ["session"],
     "nights": ["ticker", "date", "previous_close", "open"],
     "adjusted_rows": [column.name for column in PRODUCTION.columns],
+    "differences": [
+        *("ticker", "date", "change"),
+        *(f"{when}_{name}" for name in CUMULATIVE.values[2:] for when in ("before", "after")),
+        "replaced_at",
+    ],
     "audit": AUDITED,
     "audit_report": [*AUDITED, "failing"],
 }

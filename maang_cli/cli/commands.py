@@ -33,6 +33,7 @@ Refetch = Annotated[bool, typer.Option("--refetch", help="Fetch every session ag
 
 Part = StrEnum("Part", ["schema", "staging", "production", "cumulative"])
 ShownTable = StrEnum("ShownTable", ["production", "staging", "cumulative"])
+ComparedTable = StrEnum("ComparedTable", ["production", "cumulative"])
 
 
 def command(name: str, panel: str, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -237,6 +238,26 @@ def drop_staging(run: Run, select: SessionOptions) -> None:
 
     request = run.request(select)
     run.finish(pipeline.drop_staging(run.warehouse, request))
+
+
+@command("diff", INSPECT, without=["allow_missing"])
+def diff(
+    run: Run,
+    select: SessionOptions,
+    table: Annotated[
+        ComparedTable, typer.Option(help="What promote would change in production, or cumulate in cumulative.")
+    ] = ComparedTable.production,
+) -> None:
+    """Compare staging with production: which rows publishing would add, change and remove, and each changed value.
+
+    It only reads, and does not audit. It exits with 0 whether or not rows differ.
+
+    Example: `maang diff --date 2025-10-14`
+    """
+    from maang_cli import pipeline
+
+    request = run.request(select)
+    run.finish(pipeline.diff(run.warehouse, request, table.value))
 
 
 @command("plan", INSPECT, without=["ok_if_no_session"])

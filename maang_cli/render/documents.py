@@ -10,6 +10,7 @@ from typing import Any
 from maang_cli.backfill import Backfilled, Plan
 from maang_cli.checks import Audit
 from maang_cli.config import Configuration
+from maang_cli.diff import Differences
 from maang_cli.doctor import Checkup
 from maang_cli.errors import NoSession
 from maang_cli.missing import StaleWindows
@@ -89,6 +90,15 @@ def _cumulated(value: Cumulated) -> dict[str, Any]:
     return asdict(value.replaced) | {"missing": [{"session": day, "tickers": stored} for day, stored in value.missing]}
 
 
+@document.register(Differences)
+def _differences(value: Differences) -> dict[str, Any]:
+    return {
+        "table": value.table,
+        **{how: _tickers(getattr(value, how)) for how in ("new", "changed", "removed")},
+        "cells": [asdict(cell) for cell in value.cells],
+    }
+
+
 @document.register(DayRun)
 def _day_run(value: DayRun) -> dict[str, Any]:
     return {
@@ -108,8 +118,8 @@ def _no_session(value: NoSession) -> dict[str, Any]:
 def _plan(value: Plan) -> dict[str, Any]:
     return {
         "universe": _universe(value.request),
-        "missing": _missing(value.bars.missing),
-        "allowed": _missing(value.bars.allowed),
+        "missing": _tickers(value.bars.missing),
+        "allowed": _tickers(value.bars.allowed),
         "windows": _windows(value.windows),
         "calls": value.calls.total,
         "grouped_calls": len(value.calls.grouped),
@@ -143,8 +153,8 @@ def _status(value: Status) -> dict[str, Any]:
         "complete": value.complete,
         "universe": _universe(value.request),
         "tables": [asdict(found) for found in value.tables],
-        "missing": _missing(value.bars.missing),
-        "allowed": _missing(value.bars.allowed),
+        "missing": _tickers(value.bars.missing),
+        "allowed": _tickers(value.bars.allowed),
         "windows": _windows(value.windows),
         "staging": [asdict(table) for table in value.staging],
         "last_session": value.last_session,
@@ -169,7 +179,7 @@ def _universe(request: Request) -> list[str]:
     return list(map(request.symbols.entry, request.tickers))
 
 
-def _missing(bars: Mapping[date, frozenset[str]]) -> list[dict[str, Any]]:
+def _tickers(bars: Mapping[date, frozenset[str]]) -> list[dict[str, Any]]:
     return [{"session": day, "tickers": sorted(tickers)} for day, tickers in bars.items()]
 
 

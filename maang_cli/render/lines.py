@@ -1,12 +1,14 @@
 """Results in one line each."""
 
 from collections import Counter
-from collections.abc import Iterable
-from datetime import date
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from decimal import Decimal
 from functools import singledispatch
 
 from maang_cli.backfill import BackfillProgress, Plan
 from maang_cli.checks import Audit, FailingRow
+from maang_cli.diff import ChangedCell, Differences
 from maang_cli.pipeline import Cumulated, Dropped, Ingested, Initialized, Published, Request
 from maang_cli.splits import Split
 from maang_cli.warehouses.base import Replaced
@@ -59,6 +61,22 @@ def _replaced(value: Replaced) -> str:
     return _changes(value, "window")
 
 
+@line.register(Differences)
+def _differences(value: Differences) -> str:
+    counts = {how: sum(map(len, getattr(value, how).values())) for how in ("new", "changed", "removed")}
+    return ", ".join(f"{plural(number, 'row')} {how}" for how, number in counts.items() if number) or "no differences"
+
+
+@line.register(ChangedCell)
+def _changed_cell(value: ChangedCell) -> str:
+    """`NFLX 2026-07-01 close 74.19 -> 72.33 (-2.51 %)`"""
+    before, after = value.before, value.after
+    share = ""
+    if isinstance(before, Decimal | int) and isinstance(after, Decimal | int) and before:
+        share = f" ({(after - before) * 100 / Decimal(before):+.2f} %)"
+    return f"{value.ticker} {value.date} {value.column} {cell(before)} -> {cell(after)}{share}"
+
+
 @line.register(Dropped)
 def _dropped(_value: Dropped) -> str:
     return ""
@@ -82,6 +100,23 @@ def _backfill_progress(value: BackfillProgress) -> str:
         f"{value.sessions} of {plural(value.all_sessions, 'session')}, {plural(value.rows, 'row')}, "
         f"{value.calls} of {plural(value.all_calls, 'call')}{left}"
     )
+
+
+def changed_cells(cells: Sequence[ChangedCell]) -> list[str]:
+    """The first changed values, a line each, and how many more there are."""
+    more = len(cells) - FEW_CELLS
+    return [*map(line, cells[:FEW_CELLS]), *([f"and {plural(more, 'more changed value')}"] if more > 0 else [])]
+
+
+def cell(value: object) -> str:
+    """One value of a row."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, list):
+        return " ".join(map(cell, value))
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%SZ}"
+    return str(value)
 
 
 def universe(request: Request) -> str:
@@ -154,4 +189,6 @@ def allowed_missing(rows: Iterable[FailingRow]) -> str:
 
 FEW = 10
 """How many tickers are named of what may be thousands."""
+FEW_CELLS = 20
+"""How many changed values are printed of what may be thousands."""
 ALLOWED = "missing, allowed by --allow-missing"

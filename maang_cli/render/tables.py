@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,23 @@ from rich.text import Text
 from maang_cli.backfill import Backfilled, Plan
 from maang_cli.checks import Audit
 from maang_cli.config import Configuration
+from maang_cli.diff import Differences
 from maang_cli.doctor import Checkup
 from maang_cli.missing import spans
 from maang_cli.pipeline import Cumulated, DayRun, Dropped, Ingested, Initialized, Published, Rows
-from maang_cli.render.lines import ALLOWED, FEW, allowed_missing, bytes_of, fetch_splits, line, plural, split_line, universe
+from maang_cli.render.lines import (
+    ALLOWED,
+    FEW,
+    allowed_missing,
+    bytes_of,
+    cell,
+    changed_cells,
+    fetch_splits,
+    line,
+    plural,
+    split_line,
+    universe,
+)
 from maang_cli.sessions import final_at
 from maang_cli.status import Status
 from maang_cli.user_splits import Edited, Listed
@@ -75,6 +88,14 @@ def _cumulated(value: Cumulated) -> Iterator[RenderableType]:
 def _dropped(value: Dropped) -> Iterator[RenderableType]:
     name = escape(value.staging)
     yield f"dropped {name}" if value.dropped else f"{name} was not dropped" if value.refused else f"there was no {name}"
+
+
+@people.register(Differences)
+def _differences(value: Differences) -> Iterator[RenderableType]:
+    yield escape(f"{value.table}: {line(value)}")
+    for how in ("new", "changed", "removed"):
+        yield from map(escape, _tickers(getattr(value, how), how))
+    yield from map(escape, changed_cells(value.cells))
 
 
 @people.register(Audit)
@@ -150,14 +171,14 @@ def _plan(value: Plan) -> Iterator[str | Table]:
     first, last = value.request.sessions[0], value.request.sessions[-1]
     for entry in value.request.symbols.built_in(value.request.tickers, first, last):
         yield escape(f"{entry} (built in)")
-    yield from map(escape, _missing(value.bars.missing, "to fetch"))
-    yield from map(escape, _missing(value.bars.allowed, ALLOWED))
+    yield from map(escape, _tickers(value.bars.missing, "to fetch"))
+    yield from map(escape, _tickers(value.bars.allowed, ALLOWED))
     if value.windows:
         yield f"windows to refresh: {escape(spans(value.windows))}"
 
 
-def _missing(bars: Mapping[date, frozenset[str]], what: str) -> Iterator[str]:
-    """Sessions with the tickers that they lack; sessions that lack the same tickers share a line."""
+def _tickers(bars: Mapping[date, frozenset[str]], what: str) -> Iterator[str]:
+    """Sessions with their tickers; sessions with the same tickers share a line."""
     groups: dict[frozenset[str], list[date]] = {}
     for day, tickers in bars.items():
         groups.setdefault(tickers, []).append(day)
@@ -204,8 +225,8 @@ def _status(value: Status) -> Iterator[str | Table]:
     stored = "no sessions yet" if value.last_session is None else f"last session {value.last_session}"
     due = f"next due {value.next_due}: {final_at(value.next_due)}"
     yield escape(f"{stored}, last final session {value.last_final}, {due}")
-    yield from map(escape, _missing(value.bars.missing, "missing"))
-    yield from map(escape, _missing(value.bars.allowed, ALLOWED))
+    yield from map(escape, _tickers(value.bars.missing, "missing"))
+    yield from map(escape, _tickers(value.bars.allowed, ALLOWED))
     for name, what in (("missing", "windows missing"), ("stale", "windows stale")):
         days = [day for day, windows in value.windows.items() if getattr(windows, name)]
         if days:
@@ -279,7 +300,7 @@ class _Rows:
         self._rows = rows.to_pylist()
         self._table = _table(*rows.column_names)
         for row in self._rows:
-            self._table.add_row(*(Text(_cell(cell)) for cell in row.values()))
+            self._table.add_row(*(Text(cell(value)) for value in row.values()))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if Measurement.get(console, options.update(max_width=10_000), self._table).maximum <= options.max_width:
@@ -294,7 +315,7 @@ def _record(row: dict[str, object]) -> Table:
     table.add_column(str(row.pop("ticker")))
     table.add_column(str(row.pop("date")), overflow="fold")
     for name, value in row.items():
-        table.add_row(name, Text(_cell(value)))
+        table.add_row(name, Text(cell(value)))
     return table
 
 
@@ -326,13 +347,3 @@ _TEXT = {
     "reason",
 }
 """Columns that are aligned to the left."""
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "NULL"
-    if isinstance(value, list):
-        return " ".join(map(_cell, value))
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%SZ}"
-    return str(value)

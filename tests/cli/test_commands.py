@@ -21,7 +21,7 @@ from tests.cli.scenes import KINDS, Scene
 from tests.conftest import Maang, Outcome
 from tests.polygon_server import KEY, Answer, PolygonServer
 
-STEPS = ("init-tables", "ingest", "check", "promote", "cumulate", "show", "drop-staging", "run-day")
+STEPS = ("init-tables", "ingest", "check", "diff", "promote", "cumulate", "show", "drop-staging", "run-day")
 """Commands that work on a session, in an order in which each one succeeds."""
 
 # A closed market

@@ -25,7 +25,7 @@ from tests.polygon_server import PolygonServer, row
 PANELS = {
     "Everyday": ["run-day", "backfill", "status", "show"],
     "Steps of a day": ["init-tables", "ingest", "check", "promote", "cumulate", "drop-staging"],
-    "Inspect": ["plan", "config", "doctor"],
+    "Inspect": ["diff", "plan", "config", "doctor"],
     "Maintain": ["splits", "maintain"],
 }
 COMMANDS = [name for names in PANELS.values() for name in names]
@@ -34,6 +34,7 @@ SETTINGS = {"--tickers", "--source", "--warehouse", "--schema", "--home", "--all
 SHARED = SETTINGS | {"--ok-if-no-session", "--json", "--quiet", "-q", "--verbose", "-v", "--help", "-h"}
 OWN = {
     "backfill": {"--refetch", "--yes", "-y"},
+    "diff": {"--table"},
     "plan": {"--refetch"},
     "show": {"--table", "--as-of", "--adjusted"},
     "splits": {"--add", "--ignore", "--clear"},
@@ -46,6 +47,7 @@ MEANINGLESS = {
     "init-tables": {"--allow-missing"},
     "ingest": {"--allow-missing"},
     "drop-staging": {"--allow-missing"},
+    "diff": {"--allow-missing"},
     "config": {"--ok-if-no-session", *SESSIONS},
     "splits": {"--allow-missing", "--ok-if-no-session", "--date"},
     "doctor": {"--allow-missing", "--ok-if-no-session", "--tickers", *SESSIONS},
@@ -221,7 +223,8 @@ def test_help_shows_the_variable_of_every_setting(maang: Maang, command: str) ->
 
 
 def test_example_of_every_command_works(maang: Maang) -> None:
-    steps = ["init-tables", "ingest", "check", "promote", "cumulate", "show", "drop-staging"]  # in this order each one succeeds
+    # In this order each one succeeds.
+    steps = ["init-tables", "ingest", "check", "diff", "promote", "cumulate", "show", "drop-staging"]
     for command in (*steps, *(name for name in COMMANDS if name not in steps)):
         shown = maang(command, "-h")
         assert shown.code == 0

@@ -33,6 +33,7 @@ RESULTS: dict[str, tuple[Sequence[str], Sequence[str], set[str]]] = {
     "init-tables": (ON_DAY, [DAY], {"created", "present", "added", "without_splits"}),
     "ingest": (TWO_DAYS, [DAY, NEXT_DAY], {"rows", "source", "made_up", "staging", "splits"}),
     "check": (TWO_DAYS, [DAY, NEXT_DAY], {"passed", "staging", "checks", "refused", "allowed"}),
+    "diff": (TWO_DAYS, [DAY, NEXT_DAY], {"table", "new", "changed", "removed", "cells"}),
     "promote": (TWO_DAYS, [DAY, NEXT_DAY], CHANGES | {"refused", "allowed"}),
     "cumulate": (TWO_DAYS, [DAY, NEXT_DAY], CHANGES | {"missing"}),
     "show": (["--from", DAY, "--to", NEXT_DAY], [DAY, NEXT_DAY], {"table", "rows", "adjusted"}),

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 DAGS = Path(__file__).parents[2] / "dags"
-BIN = Path(sys.executable).parent
+OURS = Path(sys.executable).parent
+BIN = Path(os.environ.get("MAANG_TEST_AIRFLOW", OURS))
+"""Where the commands of the tested Airflow are, which may be another version in an environment of its own."""
 PATIENCE = 600
 """How many seconds a test waits for what must happen. A busy machine needs that long."""
 
@@ -57,7 +59,7 @@ class Airflow:
         env = {name: value for name, value in os.environ.items() if not name.startswith(removed)}
         env |= {
             # Without the virtual environment's commands, so that the tasks find `maang` through MAANG_COMMAND only.
-            "PATH": os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != BIN),
+            "PATH": os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != OURS),
             "NO_COLOR": "1",
             "AIRFLOW_HOME": str(home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
@@ -107,7 +109,7 @@ class Airflow:
     def python(self, code: str) -> Any:
         """Run a Python program in Airflow's environment; returns the JSON document on the last line that it prints."""
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code],
+            [str(BIN / "python"), "-W", "ignore", "-c", code],
             env=self.env,
             capture_output=True,
             text=True,

@@ -25,8 +25,10 @@ COMMANDS = {
     "create_cumulative_table": "init-tables --only cumulative",
     "load_to_staging": "ingest",
     "run_dq_check": "check",
+    "clear_step": "diff",
     "exchange_data_from_staging": "promote",
     "drop_staging_table": "drop-staging",
+    "clear_cumulative": "diff --table cumulative",
     "cumulate_step": "cumulate",
 }
 """The command of each task."""

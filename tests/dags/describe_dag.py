@@ -12,24 +12,24 @@ import sys
 from datetime import date
 from typing import Any
 
+import airflow.sdk
 import pendulum
-from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.standard.operators.bash import BashOperator
-from airflow.sdk.exceptions import AirflowSkipException
-from airflow.serialization.encoders import coerce_to_core_timetable
 from airflow.timetables.base import DataInterval, TimeRestriction
 
+try:
+    from airflow.dag_processing.dagbag import DagBag
+except ImportError:  # Airflow 3.0
+    from airflow.models.dagbag import DagBag  # type: ignore[no-redef]
 
-def outcome(task: BashOperator, code: int) -> str:
-    """What happens to a task whose command exits with `code`. The policy gets the exception that Airflow itself raises."""
-    probe = BashOperator(task_id=f"exit_{code}", bash_command=f"exit {code}")
+
+def outcome(operator: type[BashOperator], code: int) -> str:
+    """What happens to a task whose command exits with `code`, by the exception that its operator raises."""
+    probe = operator(task_id=f"exit_{code}", bash_command=f"exit {code}")
     try:
         probe.execute({})
-    except AirflowSkipException:
-        return "skip"
-    except Exception as exc:  # noqa: BLE001  the policy gets every exception
-        assert task.retry_policy is not None
-        return task.retry_policy.evaluate(exc, 1, task.retries or 0).action.value
+    except Exception as exc:  # noqa: BLE001  every other exception is retried
+        return {"AirflowSkipException": "skip", "AirflowFailException": "fail"}.get(type(exc).__name__, "retry")
     return "success"
 
 
@@ -43,15 +43,21 @@ def run_after(timetable: Any, session: date) -> tuple[str, str]:
     return str(info.run_after.in_timezone("America/New_York")), info.logical_date.in_timezone("UTC").to_date_string()
 
 
+def factor(task: BashOperator) -> float:
+    """How much longer each wait is than the one before. Airflow 3.0 has only True, which means 2."""
+    has_factor = airflow.sdk.BaseOperator.retry_exponential_backoff is not False
+    return float(task.retry_exponential_backoff) if has_factor else 2 * task.retry_exponential_backoff
+
+
 before = set(sys.modules)
 folder = os.environ["AIRFLOW__CORE__DAGS_FOLDER"]
 bag = DagBag(dag_folder=folder)
 loaded = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
 facts: dict[str, Any] = {"errors": list(bag.import_errors.values()), "loaded": loaded}
+facts["has_deadlines"] = hasattr(airflow.sdk, "DeadlineAlert")
 if dag := bag.dags.get("stock_dag"):
     tasks = [task for task in dag.tasks if isinstance(task, BashOperator)]
     codes = runpy.run_path(f"{folder}/stock_dag.py")
-    timetable = coerce_to_core_timetable(dag.timetable)
     facts |= {
         "others": len(dag.tasks) - len(tasks),
         "downstream": {task.task_id: sorted(task.downstream_task_ids) for task in tasks},
@@ -60,14 +66,11 @@ if dag := bag.dags.get("stock_dag"):
         "outlets": {task.task_id: [asset.name for asset in task.outlets] for task in tasks if task.outlets},
         "params": {name: dag.params.get_param(name).schema for name in dag.params},
         "alerts": all(bool(task.on_failure_callback) for task in tasks),
-        "deadline": bool(dag.deadline),
+        "deadline": bool(getattr(dag, "deadline", None)),
         "max_active_runs": dag.max_active_runs,
-        "retry": [
-            {"retries": task.retries, "delay": task.retry_delay.total_seconds(), "factor": float(task.retry_exponential_backoff)}
-            for task in tasks
-        ],
-        "runs": {str(day): run_after(timetable, day) for day in (date(2025, 3, 7), date(2025, 3, 8), date(2025, 11, 3))},
-        "outcomes": {code: outcome(tasks[0], code) for code in (0, 1, 2, 3, 4, 5, 99, 126, 127, 130, 143)},
+        "retry": [{"retries": task.retries, "delay": task.retry_delay.total_seconds(), "factor": factor(task)} for task in tasks],
+        "runs": {str(day): run_after(dag.timetable, day) for day in (date(2025, 3, 7), date(2025, 3, 8), date(2025, 11, 3))},
+        "outcomes": {code: outcome(codes["MaangOperator"], code) for code in (0, 1, 2, 3, 4, 5, 99, 126, 127, 130, 143)},
         "doc": dag.doc_md,
         "exit_codes": {name: list(codes[name]) for name in ("FATAL", "HEALING")},
     }

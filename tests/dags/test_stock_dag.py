@@ -12,7 +12,7 @@ import pytest
 
 from maang_cli.errors import ExitCode
 from tests.dags.airflow_server import Airflow
-from tests.dags.conftest import COMMANDS
+from tests.dags.conftest import COMMANDS, Inbox
 
 DOCS = Path(__file__).parents[2] / "docs" / "airflow.md"
 SHELL_CODES = {126, 127}
@@ -41,15 +41,17 @@ def test_every_task_is_one_maang_command(facts: dict[str, Any]) -> None:
     }
 
 
-def test_tables_are_created_first_and_staging_is_dropped_last(facts: dict[str, Any]) -> None:
+def test_tasks_have_the_specified_edges(facts: dict[str, Any]) -> None:
     tables = ["create_cumulative_table", "create_prod_table", "create_staging_table"]
     assert facts["downstream"] == {
         "create_schema": tables,
         **{table: ["load_to_staging"] for table in tables},
         "load_to_staging": ["run_dq_check"],
-        "run_dq_check": ["exchange_data_from_staging"],
-        "exchange_data_from_staging": ["cumulate_step", "drop_staging_table"],
+        "run_dq_check": ["clear_step"],
+        "clear_step": ["exchange_data_from_staging"],
+        "exchange_data_from_staging": ["clear_cumulative", "drop_staging_table"],
         "drop_staging_table": [],
+        "clear_cumulative": ["cumulate_step"],
         "cumulate_step": [],
     }
 
@@ -100,18 +102,17 @@ def test_dag_doc_says_that_nothing_is_cleared_first(facts: dict[str, Any]) -> No
 def test_exit_code_sets_the_state_of_the_task(facts: dict[str, Any]) -> None:
     assert facts["outcomes"] == {
         "0": "success",
-        "1": "default",
+        "1": "retry",
         "2": "fail",
         "3": "fail",
-        "4": "default",
+        "4": "retry",
         "5": "fail",
         "99": "skip",
         "126": "fail",
         "127": "fail",
-        "130": "default",
-        "143": "default",
+        "130": "retry",
+        "143": "retry",
     }
-    # "default": Airflow retries the task with back-off.
     assert facts["retry"] == [{"retries": 8, "delay": 120, "factor": 2}] * len(COMMANDS)
 
 
@@ -138,7 +139,7 @@ def exit_code_states(markdown: str) -> dict[int, str]:
 def test_documented_exit_codes_are_those_of_maang(facts: dict[str, Any], where: str) -> None:
     states = exit_code_states(DOCS.read_text("utf-8") if where == "docs/airflow.md" else facts["doc"])
     assert set(states) == set(ExitCode) | SHELL_CODES
-    words = {"success": "success", "skip": "skipped", "fail": "failed immediately", "default": "retried"}
+    words = {"success": "success", "skip": "skipped", "fail": "failed immediately", "retry": "retried"}
     for code, state in states.items():
         assert re.split(r",", state)[0] == words[facts["outcomes"][str(code)]]
         if code not in SHELL_CODES:
@@ -148,18 +149,24 @@ def test_documented_exit_codes_are_those_of_maang(facts: dict[str, Any], where: 
 # Alerts
 
 
+ALERTS = {"STOCK_DAG_EMAIL_TO": "desk@example.com", "STOCK_DAG_SLACK_CONNECTION": "alerts"}
+
+
 def test_alerts_and_deadline_are_off_by_default(facts: dict[str, Any], template: Airflow) -> None:
     assert (facts["alerts"], facts["deadline"], facts["max_active_runs"]) == (False, False, 4)
-    on = describe(
-        template,
-        STOCK_DAG_EMAIL_TO="desk@example.com",
-        STOCK_DAG_SLACK_CONNECTION="alerts",
-        STOCK_DAG_DEADLINE_MINUTES="90",
-        STOCK_DAG_MAX_ACTIVE_RUNS="2",
-    )
+    on = describe(template, **ALERTS, STOCK_DAG_MAX_ACTIVE_RUNS="2")
     assert on["errors"] == []
-    assert (on["alerts"], on["deadline"], on["max_active_runs"]) == (True, True, 2)
+    assert (on["alerts"], on["deadline"], on["max_active_runs"]) == (True, False, 2)
     assert not {"slack_sdk", "aiosmtplib"} & set(on["loaded"])  # only an alert imports them
+
+
+def test_deadline_is_an_import_error_if_airflow_is_too_old_for_it(template: Airflow) -> None:
+    on = describe(template, **ALERTS, STOCK_DAG_DEADLINE_MINUTES="90")
+    if on["has_deadlines"]:
+        assert (on["errors"], on["deadline"]) == ([], True)
+    else:
+        [error] = on["errors"]
+        assert "a deadline needs Airflow 3.2 or later" in error
 
 
 def test_deadline_without_slack_or_email_is_an_import_error(template: Airflow) -> None:
@@ -168,17 +175,19 @@ def test_deadline_without_slack_or_email_is_an_import_error(template: Airflow) -
 
 
 ALERT = """
-import json, os, time
+import json, os, runpy
 from types import SimpleNamespace
-from airflow.dag_processing.dagbag import DagBag
 
-dag = DagBag(dag_folder=os.environ["AIRFLOW__CORE__DAGS_FOLDER"]).dags["stock_dag"]
+dag = runpy.run_path(os.environ["AIRFLOW__CORE__DAGS_FOLDER"] + "/stock_dag.py")["dag"]
 ti = SimpleNamespace(dag_id="stock_dag", task_id="run_dq_check", log_url="http://localhost/log")
 exception = RuntimeError("Bash command failed. The command returned a non-zero exit code 3.")
 try:
-    dag.get_task("run_dq_check").on_failure_callback[0]({"ti": ti, "params": {"date": "2025-10-15"}, "exception": exception})
+    context = {"dag": dag, "ti": ti, "params": {"date": "2025-10-15"}, "exception": exception}
+    dag.get_task("run_dq_check").on_failure_callback[0](context)
 except Exception as exc:
     print(json.dumps(repr(exc)))
+else:
+    print("null")
 """
 
 
@@ -196,6 +205,14 @@ def test_alert_gives_up_before_airflow_kills_and_retries_the_task(template: Airf
         }
         error = Airflow(template.home, template.env | variables).python(ALERT)
     assert "the alert was given up after 2.0 s" in error
+
+
+def test_alert_arrives_by_mail_and_webhook(template: Airflow, inbox: tuple[Inbox, dict[str, str]]) -> None:
+    variables = inbox[1] | {"MAANG_COMMAND": "false"}
+    assert Airflow(template.home, template.env | variables).python(ALERT) is None
+    title, reason = "stock_dag 2025-10-15: run_dq_check failed", "exit code 3: the gate refused the bars"
+    assert [body for subject, body in inbox[0].mails if subject == title and reason in body]
+    assert [post for post in inbox[0].posts if title in post and reason in post]
 
 
 FAILING_CHECKS = """

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import date
+from decimal import Decimal
 
 import pytest
 
 from maang_cli.backfill import BackfillProgress, Batch, Plan
 from maang_cli.checks import FailingRow
+from maang_cli.diff import ChangedCell
 from maang_cli.missing import MissingBars
 from maang_cli.pipeline import Cumulated, Dropped, Initialized, Request
 from maang_cli.render.lines import allowed_missing, bytes_of, cost, line, plural, reused
@@ -103,6 +105,22 @@ def test_missing_tickers_are_counted_by_session() -> None:
     rows = [FailingRow("META", DAY, "no bar"), FailingRow("AAPL", DAY, "no bar"), FailingRow("META", NEXT, "no bar")]
     assert allowed_missing(rows) == "missing, allowed by --allow-missing: META (2 sessions), AAPL"
     assert allowed_missing([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [
+        (Decimal("74.19"), Decimal("72.33"), "74.19 -> 72.33 (-2.51 %)"),
+        (Decimal("0.01"), Decimal("100.00"), "0.01 -> 100.00 (+999900.00 %)"),
+        (1000, 1001, "1000 -> 1001 (+0.10 %)"),
+        (0, 5, "0 -> 5"),
+        (None, Decimal("1.00"), "NULL -> 1.00"),
+        (42, None, "42 -> NULL"),
+        ([Decimal("1.00")], [Decimal("1.00"), Decimal("1.50")], "1.00 -> 1.00 1.50"),
+    ],
+)
+def test_changed_cell(before: object, after: object, text: str) -> None:
+    assert line(ChangedCell("NFLX", DAY, "close", before, after, None)) == f"NFLX 2025-10-14 close {text}"
 
 
 def test_some_results_need_no_line() -> None:

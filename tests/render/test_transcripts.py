@@ -56,8 +56,11 @@ def revisions(sheet: Sheet, *flags: str) -> None:
     sheet.polygon.days[DAY][0] = row("META", DAY)
     sheet("run-day", *ON, *FEW, *flags)
     sheet.polygon.days[DAY][0] = row("META", DAY, c=10.25)
-    for command in ("ingest", "promote", "cumulate"):
+    for command in ("ingest", "diff", "promote"):
         sheet(command, *ON, *FEW, *flags)
+    sheet("diff", *ON, *FEW, *flags, "--table", "cumulative")
+    sheet("cumulate", *ON, *FEW, *flags)
+    sheet("diff", *ON, *FEW, *flags)
 
 
 def allowed_missing(sheet: Sheet, *flags: str) -> None:
