@@ -78,9 +78,8 @@ def day(session: date) -> list[dict[str, object]]:
 
 def bad_day() -> list[dict[str, object]]:
     """A day without NFLX, on which META's high is below its low."""
-    rows = [bar for bar in day(BAD_DAY) if bar["T"] != "NFLX"]
-    rows[0]["h"] = 300.25
-    return rows
+    changed = {"META": {"h": 300.25}}
+    return [bar | changed.get(str(bar["T"]), {}) for bar in day(BAD_DAY) if bar["T"] != "NFLX"]
 
 
 @pytest.mark.slow

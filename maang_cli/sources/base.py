@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Protocol
@@ -58,6 +59,8 @@ class Resume:
 
 
 class Source(Protocol):
+    """What sources implement. They inherit from it, for `bars`."""
+
     name: str
     made_up: bool
     """Whether its bars are invented. maang says so, and keeps them in a schema of their own."""
@@ -74,6 +77,11 @@ class Source(Protocol):
             NotPublishedYet: a session is not served yet (4).
             SourceFailed: no usable answer, after retries (4).
         """
+        with closing(self.fetch(dict.fromkeys(sessions, frozenset(tickers)), [sessions])) as answers:
+            (fetched,) = answers
+        for error in fetched.failed.values():
+            raise error
+        return fetched.rows
 
     def splits(self, tickers: Sequence[str], first: date, last: date) -> Claims:
         """The splits of these tickers with execution dates from `first` to `last`, as the source lists them, right or wrong.

@@ -21,7 +21,7 @@ BUILT_IN_SPLITS = (
 """By symbol. The vendor lists none of them; they are judged as its own."""
 
 
-class NamedSource:
+class NamedSource(Source):
     """Translates names to symbols on the way to a source, and symbols to names on the way back.
 
     A name that is not listed on a session is not asked for there. If all symbols equal their names, rows stay as they are.
@@ -30,14 +30,6 @@ class NamedSource:
     def __init__(self, source: Source, symbols: Symbols) -> None:
         self._source, self._symbols = source, symbols
         self.name, self.made_up = source.name, source.made_up
-
-    def bars(self, tickers: Sequence[str], sessions: Sequence[date]) -> pa.Table:
-        names = frozenset(tickers)
-        with closing(self.fetch(dict.fromkeys(sessions, names), [sessions])) as answers:
-            (fetched,) = answers
-        for error in fetched.failed.values():
-            raise error
-        return fetched.rows
 
     def splits(self, tickers: Sequence[str], first: date, last: date) -> Claims:
         listed = self._by_symbol(tickers, first, last)

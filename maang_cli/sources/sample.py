@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from maang_cli import sessions as calendar
 from maang_cli.schemas import arrow_schema
-from maang_cli.sources.base import Calls, Fetched, Resume
+from maang_cli.sources.base import Calls, Fetched, Resume, Source
 from maang_cli.splits import Claim, Claims
 from maang_cli.tables import STAGING_COLUMNS
 
@@ -71,13 +71,9 @@ def _bar(ticker: str, session: date) -> dict[str, object]:
     }
 
 
-class SampleSource:
+class SampleSource(Source):
     name = "sample"
     made_up = True
-
-    def bars(self, tickers: Sequence[str], sessions: Sequence[date]) -> pa.Table:
-        rows = [_bar(ticker, session) for session in sessions for ticker in tickers]
-        return pa.Table.from_pylist(rows, schema=arrow_schema(STAGING_COLUMNS))
 
     def splits(self, tickers: Sequence[str], first: date, last: date) -> Claims:
         return Claims((SPLIT,) if SPLIT.ticker in tickers and first <= SPLIT.executed <= last else ())

@@ -21,7 +21,7 @@ from polygon import RESTClient
 from maang_cli import sessions as calendar
 from maang_cli.errors import MaangError, NotPublishedYet, SettingsError, SourceDenied, SourceFailed
 from maang_cli.settings import LOOPBACK, Settings
-from maang_cli.sources.base import Calls, Fetched, Resume
+from maang_cli.sources.base import Calls, Fetched, Resume, Source
 from maang_cli.sources.http import Oversized, RetryingGet
 from maang_cli.sources.ordered_pool import OrderedPool
 from maang_cli.sources.polygon import fewest_calls, splits
@@ -55,7 +55,7 @@ WARNINGS = 5
 """How many wrong rows of one answer are reported one by one."""
 
 
-class PolygonSource:
+class PolygonSource(Source):
     """Makes grouped calls, each for one session of the whole market, and range calls, each for one ticker's history."""
 
     name = "polygon"
@@ -89,12 +89,6 @@ class PolygonSource:
 
     def _cached_answers(self, resume: Resume | None) -> CachedAnswers:
         return CachedAnswers(self._cache, self._base.netloc, resume)
-
-    def bars(self, tickers: Sequence[str], sessions: Sequence[date]) -> pa.Table:
-        (fetched,) = self.fetch(dict.fromkeys(sessions, frozenset(tickers)), [sessions])
-        for error in fetched.failed.values():
-            raise error
-        return fetched.rows
 
     def splits(self, tickers: Sequence[str], first: date, last: date) -> Claims:
         what = f"splits from {first} to {last}"
