@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 
-from maang_cli import missing, pipeline
+from maang_cli import missing, pipeline, split_table
 from maang_cli import sessions as calendar
 from maang_cli.errors import GateRefused, MaangError, MayHeal, PartlyRefused, SourceFailed
 from maang_cli.pipeline import Request
 from maang_cli.sources.base import Calls, Fetched, Resume, Source
+from maang_cli.splits import Claims
 from maang_cli.tables import CUMULATIVE, PRODUCTION
 from maang_cli.warehouses.base import Replaced, Warehouse
 
@@ -185,15 +186,16 @@ def _fetch_and_publish(
         _make_room(warehouse, request)
     clock = _Clock(source, todo, report)
     windows = todo.windows
-    learned = pipeline.learn_splits(source, warehouse, request)
-    if learned.changed and not todo.bars.missing.keys() >= set(request.sessions):
-        windows = stale_windows(warehouse, request, todo.bars)
+    claims = pipeline.claimed_splits(source, request)
     batches = [batch.sessions for batch in todo.batches]
     with contextlib.closing(source.fetch(todo.bars.missing, batches, clock.tick, resume=todo.resume)) as answers:
         for batch, fetched in zip(todo.batches, answers, strict=True):
-            _publish_batch(warehouse, request, batch, fetched, done)
+            _publish_batch(warehouse, request, batch, fetched, claims, done)
             clock.batch_done(batch, fetched.rows.num_rows)
     done.calls = source.calls
+    # Splits of sessions that were not missing, and of refused ones.
+    if split_table.learn(warehouse, request.tickers, request.sessions, claims).changed:
+        windows = missing.find_stale_windows(warehouse, request)
     for days in missing.chunks(list(windows), request, todo.batch_rows):
         done.cumulative += pipeline.cumulate(warehouse, replace(request, sessions=days)).replaced
     _drop_published(warehouse, request, done.published)
@@ -207,8 +209,10 @@ def _make_room(warehouse: Warehouse, request: Request) -> None:
             log.warning("%s: removed files that can't be read, of %s", warehouse.full_name(table), missing.spans(removed))
 
 
-def _publish_batch(warehouse: Warehouse, request: Request, batch: Batch, fetched: Fetched, done: Backfilled) -> None:
-    """Stage, audit, publish and cumulate one batch, then drop its staging table."""
+def _publish_batch(
+    warehouse: Warehouse, request: Request, batch: Batch, fetched: Fetched, claims: Claims, done: Backfilled
+) -> None:
+    """Stage, judge the splits, audit, publish and cumulate one batch, then drop its staging table."""
     done.failed |= fetched.failed
     sessions = tuple(day for day in batch.sessions if day not in fetched.failed)
     if not sessions:
@@ -216,6 +220,7 @@ def _publish_batch(warehouse: Warehouse, request: Request, batch: Batch, fetched
     mine = replace(request, tickers=batch.tickers, sessions=sessions, universe=request.tickers)
     try:
         warehouse.stage(mine.staging, fetched.rows)
+        split_table.learn(warehouse, mine.tickers, sessions, claims, mine.staging)
         audit, published = pipeline.publish_staged(warehouse, mine, fetched.rows, pipeline.NoProgress())
         done.refused |= audit.refused
         done.published += audit.passing

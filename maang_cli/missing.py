@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from maang_cli import pipeline, sql
+from maang_cli import pipeline, split_table, sql
 from maang_cli import sessions as calendar
 from maang_cli.errors import MaangError
 from maang_cli.pipeline import Request
@@ -81,7 +81,7 @@ def find_stale_windows(warehouse: Warehouse, request: Request, compared_rows: in
     """The sessions of the request, and the 6 after it, whose windows are missing or differ from a recomputation."""
     found: dict[date, StaleWindows] = {}
     first, last = request.sessions[0], calendar.affected(request.sessions[-1])[-1]
-    known = pipeline.known_splits(warehouse, request.tickers, calendar.window(first)[0], last)
+    known = split_table.stored(warehouse, request.tickers, calendar.window(first)[0], last)
     for targets in chunks(calendar.between(first, last), request, compared_rows):
         try:
             rows = warehouse.query(stale_windows_query(request.tickers, targets, known)).to_pylist()

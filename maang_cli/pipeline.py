@@ -17,7 +17,7 @@ from maang_cli.errors import GateRefused, MaangError, NotOwner, NotStaged, OutOf
 from maang_cli.retries import STAGING_ATTEMPTS
 from maang_cli.sources.base import Source
 from maang_cli.split_table import Learned
-from maang_cli.splits import Split
+from maang_cli.splits import Claims, Split
 from maang_cli.symbols import Symbols
 from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, Table, staging
 from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, Spans, TableMissing, Warehouse
@@ -176,14 +176,13 @@ def ingest(source: Source, warehouse: Warehouse, request: Request) -> Ingested:
 
 def _stage(source: Source, warehouse: Warehouse, request: Request, rows: pa.Table) -> Ingested:
     warehouse.stage(request.staging, rows)
-    learned = learn_splits(source, warehouse, request, request.staging)
+    learned = split_table.learn(warehouse, request.tickers, request.sessions, claimed_splits(source, request), request.staging)
     return Ingested(rows.num_rows, source.name, source.made_up, warehouse.full_name(request.staging), learned)
 
 
-def learn_splits(source: Source, warehouse: Warehouse, request: Request, staged: Table | None = None) -> Learned:
-    """Ask the source for splits around the request's sessions, and store what is new. `staged`: see `split_table.read`."""
-    claims = source.splits(request.tickers, *split_table.claimed_range(request.sessions))
-    return split_table.learn(warehouse, request.tickers, request.sessions, claims, staged)
+def claimed_splits(source: Source, request: Request) -> Claims:
+    """What the source claims about splits around the request's sessions."""
+    return source.splits(request.tickers, *split_table.claimed_range(request.sessions))
 
 
 def check(warehouse: Warehouse, request: Request) -> Audit:
@@ -311,18 +310,6 @@ def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
     return Cumulated(replaced, missing)
 
 
-def known_splits(warehouse: Warehouse, tickers: Sequence[str], first: date, last: date, *, store: bool = False) -> list[Split]:
-    """The splits with first sessions from `first` to `last`, with the states that production's prices give them now.
-
-    `store`: write states that have changed.
-    """
-    known = split_table.read(warehouse, tickers, first, last)
-    judged = [splits.rejudged(split, known.nights[split.key]) for split in known.splits]
-    if store:
-        split_table.store(warehouse, known.splits, judged)
-    return judged
-
-
 def _affected(sessions: Iterable[date]) -> tuple[date, ...]:
     """The sessions whose windows contain one of these, in order."""
     return tuple(sorted({day for session in sessions for day in calendar.affected(session)}))
@@ -337,7 +324,7 @@ def _refreshes(warehouse: Warehouse, request: Request, *, store_splits: bool = F
     targets = _affected(request.sessions)
     first = request.sessions[0]
     since = min(calendar.window(targets[0])[0], first - splits.CLAIMS_BEFORE)
-    known = known_splits(warehouse, request.tickers, since, targets[-1], store=store_splits)
+    known = split_table.judge_again(warehouse, request.tickers, since, targets[-1], request.sessions, keep=store_splits)
     yield windows_query(request.tickers, targets, known), targets
     late = [split for split in known if split.session < first]
     if days := sorted({day for split in late for day in windows_over(split.session)} - set(targets)):
@@ -477,7 +464,7 @@ def show(
     columns = ", ".join(column.name for column in table.columns)
     bounds = None if whole else (request.sessions[0], request.sessions[-1])
     if adjusted:
-        known = known_splits(warehouse, request.tickers, request.sessions[0], EVER)
+        known = split_table.stored(warehouse, request.tickers, request.sessions[0], EVER)
         text = adjusted_text(known, request.sessions, requested)
     else:
         text = sql.text("table_rows", columns=columns, condition="TRUE" if whole else requested)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import date, timedelta
+from typing import Any
 
 from maang_cli import splits, sql
 from maang_cli.splits import Claim, Claims, Key, Night, Split
@@ -12,16 +13,9 @@ from maang_cli.tables import PRODUCTION, SPLITS, Table
 from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse
 
 _KINDS = {column.name: column.type for column in SPLITS.value_columns}
-_NIGHT = timedelta(days=10)
-"""How far back the close before a split is looked for."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """The known splits of some tickers and dates, and the prices around them."""
-
-    splits: tuple[Split, ...]
-    nights: Mapping[Key, Night]
+_BARS = {"ticker": "STRING", "date": "DATE", "open": "DECIMAL(10,2)", "close": "DECIMAL(10,2)", "staged": "BOOLEAN"}
+NIGHT_DAYS = 10
+"""How many days before a split the last close may be."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +32,19 @@ class Learned:
         return tuple(split for split in self.known if split.state == splits.DISPUTED)
 
 
+def stored(warehouse: Warehouse, tickers: Sequence[str], first: date, last: date) -> tuple[Split, ...]:
+    """The known splits with first sessions from `first` to `last`, with the states that they were given last.
+
+    A table that does not exist has none.
+    """
+    text = f"-- The known splits of these tickers.\n{_stored(_between(first, last))}\nORDER BY ticker, date"
+    try:
+        rows = warehouse.query(Query(text, {"splits": Read(SPLITS, (first, last))}, tuple(tickers))).to_pylist()
+    except TableMissing:
+        return ()
+    return tuple(_split(row) for row in rows)
+
+
 def read(
     warehouse: Warehouse,
     tickers: Sequence[str],
@@ -46,54 +53,64 @@ def read(
     *,
     claims: Iterable[Claim] = (),
     staged: Table | None = None,
-) -> Known:
-    """The splits with first sessions from `first` to `last`, and the prices around them and around the claimed ones.
+) -> tuple[tuple[Split, ...], Mapping[Key, Night]]:
+    """The known splits with first sessions from `first` to `last`, and the prices around them and around the claimed ones.
 
-    A table that does not exist, or that another run has just dropped, has no rows. `staged`: a staging table whose bars count
-    as well.
+    The claimed ones are in the same range. A person's splits count if they are near it, for they may replace one that is in it.
+    A table that does not exist, or that another run has just dropped, has no rows. `staged`: a staging table, whose bars
+    replace production's.
     """
-    known = _stored(warehouse, tickers, first, last)
-    keys = {split.key for split in known} | {(claim.ticker, splits.session_of(claim.executed)) for claim in claims}
-    if not keys:  # the usual case: no bar is read
-        return Known((), {})
-    return Known(known, dict.fromkeys(keys, Night()) | _nights(warehouse, sorted(keys), staged))
-
-
-def _stored(warehouse: Warehouse, tickers: Sequence[str], first: date, last: date) -> tuple[Split, ...]:
-    text = (
-        f"-- The known splits of these tickers.\nSELECT {', '.join(_KINDS)} FROM {{splits}} "
-        f"WHERE date BETWEEN {sql.day(first)} AND {sql.day(last)} AND ticker IN (SELECT ticker FROM {{tickers}}) "
-        "ORDER BY ticker, date"
-    )
-    try:
-        rows = warehouse.query(Query(text, {"splits": Read(SPLITS, (first, last))}, tuple(tickers))).to_pylist()
-    except TableMissing:
-        return ()
-    return tuple(Split(*row.values()) for row in rows)
-
-
-def _nights(warehouse: Warehouse, keys: Sequence[Key], staged: Table | None) -> dict[Key, Night]:
-    """The prices around these splits, as far as there are bars."""
-    days = [day for _, day in keys]
-    reads = {"production": Read(PRODUCTION, (min(days) - _NIGHT, max(days)))} | ({"staging": Read(staged)} if staged else {})
-    while reads:
+    claimed = sorted({(claim.ticker, splits.session_of(claim.executed)) for claim in claims})
+    missing: list[Table] = []
+    while True:
         try:
-            rows = warehouse.query(nights_query(keys, reads)).to_pylist()
+            rows = warehouse.query(known_query(tickers, first, last, claimed, staged, missing)).to_pylist()
         except TableMissing as exc:
-            reads = {name: each for name, each in reads.items() if each.table != exc.table}
+            missing.append(exc.table)
         else:
-            return {(row["ticker"], row["date"]): Night(row["previous_close"], row["open"]) for row in rows}
-    return {}
+            known = tuple(_split(row) for row in rows if row["state"] is not None)
+            return known, {(row["ticker"], row["date"]): Night(row["previous_close"], row["first_open"]) for row in rows}
 
 
-def nights_query(keys: Sequence[Key], reads: Mapping[str, Read]) -> Query:
-    """The prices around these splits, from the bars of `reads`: production, staging, or both."""
-    text = sql.text(
-        "nights",
-        wanted=sql.relation({"ticker": "STRING", "date": "DATE"}, ([sql.string(name), sql.day(day)] for name, day in keys)),
-        bars="\nUNION ALL\n".join(f"SELECT ticker, date, open, close FROM {{{name}}}" for name in reads),
+def known_query(
+    tickers: Sequence[str],
+    first: date,
+    last: date,
+    claimed: Iterable[Key],
+    staged: Table | None,
+    missing: Collection[Table] = (),
+) -> Query:
+    """What `read` asks for. `missing`: tables that do not exist."""
+    near = first - splits.SAME_SPLIT_DAYS, last + splits.SAME_SPLIT_DAYS
+    every = {"splits": Read(SPLITS, near), "production": Read(PRODUCTION, (first - timedelta(NIGHT_DAYS), last))}
+    every |= {"staging": Read(staged)} if staged else {}
+    reads = {name: each for name, each in every.items() if each.table not in missing}
+    users = f"source = {sql.string(splits.USER)} AND {_between(*near)}"
+    bars = (
+        f"SELECT ticker, date, open, close, {name == 'staging'} AS staged FROM {{{name}}}"
+        for name in sorted(reads.keys() - {"splits"})
     )
-    return Query(text, reads)
+    text = sql.text(
+        "known_splits",
+        stored=_stored(f"({_between(first, last)} OR {users})") if "splits" in reads else sql.relation(_KINDS, ()),
+        claimed=sql.relation({"ticker": "STRING", "date": "DATE"}, ([sql.string(name), sql.day(day)] for name, day in claimed)),
+        bars="\nUNION ALL\n".join(bars) or sql.relation(_BARS, ()),
+        night_days=str(NIGHT_DAYS),
+        columns=", ".join(f"s.{name}" for name in list(_KINDS)[2:]),
+    )
+    return Query(text, reads, tuple(tickers))
+
+
+def _between(first: date, last: date) -> str:
+    return f"date BETWEEN {sql.day(first)} AND {sql.day(last)}"
+
+
+def _stored(condition: str) -> str:
+    return f"SELECT {', '.join(_KINDS)} FROM {{splits}} WHERE {condition} AND ticker IN (SELECT ticker FROM {{tickers}})"
+
+
+def _split(row: Mapping[str, Any]) -> Split:
+    return Split(*(row[name] for name in _KINDS))
 
 
 def learn(
@@ -103,11 +120,37 @@ def learn(
     claims: Claims,
     staged: Table | None = None,
 ) -> Learned:
-    """Judge what the vendor claims about these sessions' surroundings, and store what is new. `staged`: see `read`."""
+    """Judge what the vendor claims about these tickers around these sessions, and store what is new. `staged`: see `read`.
+
+    Only these claims count, if there are more.
+    """
     requested = claimed_range(sessions)
-    known = read(warehouse, tickers, requested[0], splits.session_of(requested[1]), claims=claims.rows, staged=staged)
-    judged = splits.judge(claims.rows, known.splits, requested if claims.complete else None, known.nights)
-    return Learned(tuple(judged), store(warehouse, known.splits, judged))
+    names = frozenset(tickers)
+    mine = [claim for claim in claims.rows if claim.ticker in names and requested[0] <= claim.executed <= requested[1]]
+    reach = requested[0], splits.session_of(requested[1])
+    if not mine and not stored(warehouse, tickers, *reach):  # the usual case: no bar is read
+        return Learned()
+    known, nights = read(warehouse, tickers, *reach, claims=mine, staged=staged)
+    judged = splits.judge(mine, known, requested if claims.complete else None, nights)
+    return Learned(tuple(judged), store(warehouse, known, judged))
+
+
+def judge_again(
+    warehouse: Warehouse, tickers: Sequence[str], first: date, last: date, published: Sequence[date], *, keep: bool
+) -> Sequence[Split]:
+    """The known splits with first sessions from `first` to `last`, as production's prices prove them.
+
+    `published`: the sessions whose bars may have changed. They matter to the splits on them and soon after them; another run may
+    have judged those before these bars were published. `keep`: store the verdicts that have changed.
+    """
+    known = stored(warehouse, tickers, first, last)
+    if not any(published[0] <= split.session <= published[-1] + timedelta(NIGHT_DAYS) for split in known):
+        return known
+    known, nights = read(warehouse, tickers, first, last)
+    judged = splits.judge([], known, None, nights)
+    if keep:
+        store(warehouse, known, judged)
+    return judged
 
 
 def claimed_range(sessions: Sequence[date]) -> tuple[date, date]:
@@ -125,15 +168,18 @@ def store(warehouse: Warehouse, known: Iterable[Split], judged: Sequence[Split])
     keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
     if not keys:
         return ()
-    tickers, days = {ticker for ticker, _ in keys}, {day for _, day in keys}
-    rows = [split for split in judged if split.ticker in tickers and split.session in days]
-    query = Query(sql.relation(_KINDS, map(_literals, rows)), {}, tuple(sorted(tickers)))
+    spans: dict[str, list[tuple[date, date]]] = {}
+    for ticker, day in keys:
+        spans.setdefault(ticker, []).append((day, day))
+    rows = [after[key] for key in keys if key in after]
+    query = Query(sql.relation(_KINDS, map(_literals, rows)), {}, tuple(spans), spans)
+    days = sorted({day for _, day in keys})
     try:
-        warehouse.replace(SPLITS, query, sorted(days))
+        warehouse.replace(SPLITS, query, days)
     except TableMissing:
         warehouse.create(SPLITS)
-        warehouse.replace(SPLITS, query, sorted(days))
-    return tuple(after[key] for key in keys if key in after)
+        warehouse.replace(SPLITS, query, days)
+    return tuple(rows)
 
 
 def _literals(split: Split) -> list[str]:

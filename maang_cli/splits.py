@@ -24,8 +24,11 @@ NOT_WANTED = "you ignore it"
 """The reason of a listed split that a person does not want to be applied."""
 SAME_SPLIT_SESSIONS = 10
 """A user's split replaces the vendor's splits of the ticker up to this many sessions away: the vendor had the date wrong."""
+SAME_SPLIT_DAYS = timedelta(days=21)
+"""At least as long as so many sessions."""
 SMALL = log(1.25)
 """Below this, the overnight move of a price says nothing about a split, such as a stock dividend of 5 %."""
+_RATIOS = "the vendor lists the ratios"
 _FACTOR_PLACES = Decimal(1).scaleb(-18)
 _ROUND_UP = Context(prec=60, rounding=ROUND_CEILING)
 
@@ -112,12 +115,12 @@ def judge(
     rows = {key: _of_one_session(same, nights.get(key, Night())) for key, same in claimed.items()}
     users = [split for split in known if split.source == USER]
     for split in known:
-        if split.reason == NOT_WANTED and split.key in rows:
-            rows[split.key] = replace(rows[split.key], state=IGNORED, reason=NOT_WANTED)
-        if split.source != USER and split.key not in rows:
+        if split.reason == NOT_WANTED:
+            rows[split.key] = replace(rows.get(split.key, split), state=IGNORED, reason=NOT_WANTED)
+        elif split.source != USER and split.key not in rows:
             was_asked = requested and split.vendor_date and requested[0] <= split.vendor_date <= requested[1]
             night = nights.get(split.key, Night())
-            rows[split.key] = _unlisted(split, night) if was_asked else rejudged(split, night)
+            rows[split.key] = _unlisted(split, night) if was_asked else _rejudged(split, night)
     for user in users:
         if user.state == APPLIED:
             for split in [row for row in rows.values() if row.ticker == user.ticker and _near(row.session, user.session)]:
@@ -137,15 +140,18 @@ def cleared(known: Iterable[Split], key: Key) -> list[Split]:
         return split.reason == _replaced(key[1]) or (split.key == key and split.reason == NOT_WANTED)
 
     rest = (split for split in known if split.key != key or split.source != USER)
-    return [replace(split, state=APPLIED) if is_free(split) else split for split in rest]
+    return [replace(split, state=APPLIED, reason="") if is_free(split) else split for split in rest]
 
 
-def rejudged(split: Split, night: Night) -> Split:
-    """A stored split with the state that the prices give it now. A user's row, and an ignored one, stay as they are."""
-    if split.source == USER or split.state == IGNORED:
+def _rejudged(split: Split, night: Night) -> Split:
+    """A known split of which the vendor was not asked, with the state that the prices give it now.
+
+    An ignored one stays as it is, and so does one of which the vendor has listed several ratios: only its answer has them all.
+    """
+    if split.state == IGNORED or split.reason.startswith(_RATIOS):
         return split
     state, reason = _by_prices(split.split_from, split.split_to, night)
-    return replace(split, state=state, reason=reason)
+    return split if split.reason.startswith(reason) else replace(split, state=state, reason=reason)
 
 
 def _of_one_session(claims: Sequence[Claim], night: Night) -> Split:
@@ -163,7 +169,7 @@ def _of_one_session(claims: Sequence[Claim], night: Night) -> Split:
     if moved is not None and _proves(moved, log(best.split_to / best.split_from)):
         return _row(best, day, APPLIED, "the prices prove it; the vendor lists other ratios too")
     listed = " and ".join(f"{ratio.numerator}:{ratio.denominator}" for ratio in sorted(ratios))
-    return _row(best, day, DISPUTED, f"the vendor lists the ratios {listed}, and the prices prove neither")
+    return _row(best, day, DISPUTED, f"{_RATIOS} {listed}, and the prices prove neither")
 
 
 def _row(claim: Claim, day: date, state: str, reason: str) -> Split:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 
-from maang_cli import missing, pipeline, sql, symbols
+from maang_cli import missing, split_table, sql, symbols
 from maang_cli import sessions as calendar
 from maang_cli.errors import MaangError, OutOfOrder, PartlyRefused
 from maang_cli.missing import MissingBars, StaleWindows
@@ -95,7 +95,7 @@ def status(warehouse: Warehouse, request: Request, now: datetime) -> Status:
         request = replace(request, sessions=calendar.between(first, max(first, last_final)))
     bars = missing.find_missing_bars(warehouse, request)
     lacking = {**bars.missing, **bars.allowed}
-    known = pipeline.known_splits(warehouse, request.tickers, request.sessions[0], request.sessions[-1])
+    known = split_table.stored(warehouse, request.tickers, request.sessions[0], request.sessions[-1])
     return Status(
         request,
         tables,

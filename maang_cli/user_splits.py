@@ -86,8 +86,7 @@ def _positive(text: str) -> Decimal:
 
 def listed(warehouse: Warehouse, tickers: Sequence[str], first: date | None = None, last: date | None = None) -> Listed:
     """The known splits of these tickers with first sessions from `first` to `last`."""
-    known = pipeline.known_splits(warehouse, tickers, first or EVER[0], last or EVER[1])
-    return Listed(warehouse.full_name(SPLITS), tuple(known))
+    return Listed(warehouse.full_name(SPLITS), split_table.stored(warehouse, tickers, first or EVER[0], last or EVER[1]))
 
 
 def edit(warehouse: Warehouse, edits: Iterable[Edit]) -> Edited:
@@ -98,19 +97,19 @@ def edit(warehouse: Warehouse, edits: Iterable[Edit]) -> Edited:
     """
     todo = tuple(edits)
     tickers = sorted({each.ticker for each in todo})
-    known = split_table.read(warehouse, tickers, *EVER)
-    rows = list(known.splits)
+    known, nights = split_table.read(warehouse, tickers, *EVER)
+    rows = list(known)
     for each in todo:
         rows = _edited(rows, each)
-    judged = splits.judge([], rows, None, known.nights)
+    judged = splits.judge([], rows, None, nights)
     windows = Replaced(warehouse.full_name(CUMULATIVE))
-    if days := sorted({day for split in {*known.splits} ^ {*judged} for day in pipeline.windows_over(split.session)}):
+    if days := sorted({day for split in {*known} ^ {*judged} for day in pipeline.windows_over(split.session)}):
         # The windows first: if this run is killed in between, the same command still finds what to change.
         with suppress(TableMissing):  # there may be no windows yet
             windows = pipeline.refresh_windows(warehouse, tickers, days, judged)
-    changed = split_table.store(warehouse, known.splits, judged)
+    changed = split_table.store(warehouse, known, judged)
     keys = {split.key for split in judged}
-    return Edited(changed, tuple(split for split in known.splits if split.key not in keys), windows)
+    return Edited(changed, tuple(split for split in known if split.key not in keys), windows)
 
 
 def _edited(known: Sequence[Split], edit: Edit) -> list[Split]:

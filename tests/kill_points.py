@@ -12,9 +12,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TypedDict
 
 from maang_cli import backfill, doctor
 from maang_cli.cli import process
+from maang_cli.warehouses.local.catalog import LocalCatalog
 
 BATCH_ROWS = 6
 """Rows of a backfill's batch, so that a short range takes several batches."""
@@ -37,7 +39,18 @@ DISK = {
 NEAR_DISK = ("maang_cli/warehouses/", "pyiceberg/", "pathlib", "shutil", "filelock/")
 
 
-def _counted(at: int | None, send: int, touching_disk: list[int] | None) -> Callable[[FrameType, str, object], None]:
+class Notes(TypedDict):
+    """What is recorded of a run."""
+
+    total: int
+    """How many events there were."""
+    near_disk: list[int]
+    """Events near the disk."""
+    commits: list[int]
+    """Events at which a commit had just been made."""
+
+
+def _counted(at: int | None, send: int, notes: Notes | None) -> Callable[[FrameType, str, object], None]:
     """A profile function that sends a signal to its own process at the `at`-th event."""
     events = itertools.count(1)
 
@@ -45,11 +58,13 @@ def _counted(at: int | None, send: int, touching_disk: list[int] | None) -> Call
         number = next(events)
         if number == at:
             os.kill(os.getpid(), send)
-        if touching_disk is not None:
-            touching_disk[0] = number
+        if notes is not None:
+            notes["total"] = number
             code = frame.f_code
             if not event.startswith("c_") and code.co_name in DISK and any(part in code.co_filename for part in NEAR_DISK):
-                touching_disk.append(number)
+                notes["near_disk"].append(number)
+            if event == "return" and code is LocalCatalog.commit_table.__code__:
+                notes["commits"].append(number)
 
     return profile
 
@@ -57,16 +72,16 @@ def _counted(at: int | None, send: int, touching_disk: list[int] | None) -> Call
 def run(at: int | None, send: int, notes: str | None) -> None:
     """Run this process's command line.
 
-    `at`: the event at which it sends the signal `send` to itself; None: never. `notes`: the file for the number of events,
-    followed by those near the disk; None: they are not recorded.
+    `at`: the event at which it sends the signal `send` to itself; None: never. `notes`: the file for `Notes`; None: none are
+    taken.
     """
     backfill.plan = functools.partial(backfill.plan, batch_rows=BATCH_ROWS)
     doctor.checkup = functools.partial(doctor.checkup, leftover_seconds=0)  # no other run uses what it finds
     for number in (signal.SIGINT, signal.SIGTERM):  # they may come before `run` waits for them
         signal.signal(number, lambda *_: None)
-    touching_disk = [0] if notes else None
+    taken: Notes | None = {"total": 0, "near_disk": [], "commits": []} if notes else None
     if at or notes:
-        profile = _counted(at, send, touching_disk)
+        profile = _counted(at, send, taken)
         threading.setprofile(profile)
         sys.setprofile(profile)
     try:
@@ -74,4 +89,4 @@ def run(at: int | None, send: int, notes: str | None) -> None:
     finally:
         sys.setprofile(None)
         if notes:
-            Path(notes).write_text(json.dumps(touching_disk))
+            Path(notes).write_text(json.dumps(taken))

@@ -26,6 +26,7 @@ from maang_cli.sources.sample import SampleSource
 from maang_cli.warehouses.local.retention import Retention
 from maang_cli.warehouses.local.warehouse import LocalWarehouse
 from tests.forks import Fork, fork_server
+from tests.kill_points import Notes
 from tests.polygon_server import PolygonServer, row
 from tests.test_doctor import serve as serve_every_session
 from tests.warehouses.conftest import MONDAY, TUESDAY, WEDNESDAY, Row, open_catalog, rows_on_disk, unreachable, without_stamp
@@ -78,13 +79,13 @@ class Runner:
     def run(self, *argv: str, at: int | None = None, send: int = signal.SIGKILL) -> Ended:
         return self.wait(self.start(*argv, at=at, send=send))
 
-    def watch(self, *argv: str) -> list[int]:
-        """Run to the end. Returns the number of events, followed by those near the disk."""
+    def watch(self, *argv: str) -> Notes:
+        """Run to the end."""
         notes = self._folder / f"{next(self._numbers)}.json"
         ended = self.wait(self.start(*argv, notes=notes))
         assert ended.code == 0, ended.err
-        events: list[int] = json.loads(notes.read_text())
-        return events
+        taken: Notes = json.loads(notes.read_text())
+        return taken
 
 
 @pytest.fixture
@@ -187,9 +188,9 @@ def spread(numbers: Sequence[int], most: int) -> list[int]:
     return list(numbers)[step // 2 :: step]
 
 
-def moments(total: int, near_disk: Sequence[int], number: int) -> list[int]:
+def moments(notes: Notes, number: int) -> list[int]:
     """About `number` points of a run, half of them near the disk."""
-    return spread(range(1, total), number // 2) + spread(near_disk, number // 2)
+    return spread(range(1, notes["total"]), number // 2) + spread(notes["near_disk"], number // 2)
 
 
 TABLES = frozenset(name.split(".")[1] for name in STAMPS)
@@ -242,16 +243,54 @@ def test_killed_day_is_as_before_or_after_and_next_run_finishes(
         publish_other_bars(place.home, state.days, state.keep_snapshots)
         place.keep()
         before = place.tables()
-        total, *near_disk = runner.watch(*run_day(TUESDAY, place.home))
+        notes = runner.watch(*run_day(TUESDAY, place.home))
         after = place.tables()
         assert all(values(before)[name] != values(after)[name] for name in (PRODUCTION, CUMULATIVE))
-        points = moments(total, near_disk, state.points)[number::THREADS]
+        points = moments(notes, state.points)[number::THREADS]
         return kill_and_run_again(runner, place, points, before, after)
 
     with ThreadPoolExecutor(THREADS) as pool:
         codes = [code for share in pool.map(kill_some, range(THREADS)) for code in share]
     assert set(codes) <= {-signal.SIGKILL, 0}
     assert codes.count(-signal.SIGKILL) >= len(codes) * 0.8
+
+
+def serve_split(polygon: PolygonServer) -> None:
+    """On Tuesday, NFLX splits 10:1: the prices fall to a tenth. Monday is served too."""
+    serve_bars(polygon, (MONDAY, TUESDAY, WEDNESDAY))
+    polygon.days[MONDAY][TICKERS.index("NFLX")] |= {"o": 100, "h": 110, "l": 95, "c": 105, "vw": 102}
+    polygon.splits = [{"ticker": "NFLX", "execution_date": str(TUESDAY), "split_from": 1, "split_to": 10}]
+
+
+def test_run_that_is_killed_between_two_commits_of_a_split_is_finished_by_the_next(
+    polygon: PolygonServer, runner: Runner, home: Path
+) -> None:
+    """Tuesday is stored without its split, which Wednesday's run learns: one commit each for the split, the bars, Wednesday's
+    windows, and Tuesday's.
+    """
+    serve_split(polygon)
+    splits, polygon.splits = polygon.splits, []
+    place = Place(home)
+    for day in (MONDAY, TUESDAY):
+        assert runner.run(*run_day(day, home)).code == 0
+    polygon.splits = splits
+    place.keep()
+    before = values(place.tables())
+    notes = runner.watch(*run_day(WEDNESDAY, home))
+    after = values(place.tables())
+    assert [row["state"] for row in after[SPLITS] or []] == ["applied"]
+    seen = []
+    for at in notes["commits"]:
+        place.restore()
+        assert runner.run(*run_day(WEDNESDAY, home), at=at).code == -signal.SIGKILL
+        found = values(place.tables())
+        seen.append(tuple(found[name] != before[name] for name in (SPLITS, PRODUCTION, CUMULATIVE)))
+        again = runner.run(*run_day(WEDNESDAY, home))
+        assert again.code == 0, f"killed at {at}: {again.err}"
+        assert values(place.tables()) == after, f"killed at {at}"
+        must_be_clean(home, f"killed at {at}")
+    assert sorted(set(seen)) == [(False,) * 3, (True, False, False), (True, True, False), (True,) * 3]
+    assert seen.count((True,) * 3) > 1, "the windows around the split have a commit of their own"
 
 
 # Many sessions
@@ -292,13 +331,13 @@ def test_next_run_finishes_killed_backfill(polygon: PolygonServer, runner: Runne
         publish_other_bars(place.home, state.days, state.keep_snapshots)
         place.keep()
         before = place.tables()
-        total, *near_disk = runner.watch(*run)
+        notes = runner.watch(*run)
         after = place.tables()
         assert {line["date"] for line in after[CUMULATIVE] or []} == set(RANGE)
         with open_catalog(place.home) as catalog:  # one for each batch
             assert len(catalog.load_table(PRODUCTION).snapshots()) == len(state.days) + 2
         codes = []
-        for at in moments(total, near_disk, state.points)[number::THREADS]:
+        for at in moments(notes, state.points)[number::THREADS]:
             place.restore()
             codes.append(runner.run(*run, at=at).code)
             must_be_between(place.tables(), before, after, f"killed at {at}")
@@ -325,10 +364,10 @@ def test_interrupted_backfill_says_how_to_finish_and_next_run_finishes_it(
     serve_bars(polygon, RANGE)
     place = Place(home)
     run = backfill_of(RANGE, home)
-    total, *near_disk = runner.watch(*run)
+    notes = runner.watch(*run)
     before, after = dict.fromkeys(STAMPS), place.tables()
     ended = []
-    for at in moments(total, near_disk, max(POINTS // 4, 6)):
+    for at in moments(notes, max(POINTS // 4, 6)):
         place.restore()
         ended.append(runner.run(*run, at=at, send=send))
         what = f"interrupted at {at}"
@@ -392,14 +431,31 @@ def test_two_runs_at_the_same_time_end_well(runner: Runner, place: Place, reques
         must_end_well(runner, place, runs, after, f"attempt {attempt}")
 
 
+@pytest.mark.parametrize("days", [(TUESDAY, TUESDAY), (TUESDAY, WEDNESDAY)], ids=["the-same-day", "different-days"])
+def test_two_runs_at_the_same_time_learn_a_split_once(
+    polygon: PolygonServer, runner: Runner, place: Place, days: Sequence[date]
+) -> None:
+    serve_split(polygon)
+    assert runner.run(*run_day(MONDAY, place.home)).code == 0
+    place.keep()
+    argvs = [(*run_day(day, place.home), *["--quiet"] * n) for n, day in enumerate(days)]
+    after = one_after_the_other(runner, place, argvs)
+    for attempt in range(2):
+        place.restore()
+        forks = [runner.start(*argv) for argv in argvs]
+        runs = {argv: runner.wait(fork) for argv, fork in zip(argvs, forks, strict=True)}
+        must_end_well(runner, place, runs, after, f"attempt {attempt}")
+        assert [(row["ticker"], row["state"]) for row in place.tables()[SPLITS] or []] == [("NFLX", "applied")]
+
+
 @two
 def test_stopped_run_ends_well_after_another_ran(
     runner: Runner, place: Place, requests: list[tuple[date, Sequence[str]]]
 ) -> None:
     slow, quick = ((*run_day(day, place.home, tickers), *["--quiet"] * n) for n, (day, tickers) in enumerate(requests))
-    total, *near_disk = runner.watch(*slow)
+    notes = runner.watch(*slow)
     after = one_after_the_other(runner, place, [quick])
-    for at in moments(total, near_disk, max(POINTS // 4, 4)):
+    for at in moments(notes, max(POINTS // 4, 4)):
         place.restore()
         sleeping = runner.start(*slow, at=at, send=signal.SIGSTOP)
         stopped = runner.wait(sleeping)
@@ -474,11 +530,11 @@ def test_other_killed_command_has_changed_all_or_nothing_and_the_same_command_fi
     monkeypatch.setenv("MAANG_KEEP_SNAPSHOTS", "1")
     place.keep()
     before = values(place.tables()) if home.exists() else {name: [] for name in STAMPS}
-    total, *near_disk = runner.watch(*chosen.argv)
+    notes = runner.watch(*chosen.argv)
     after, tables = values(place.tables()), folders(home)
     assert {name for name in STAMPS if before[name] != after[name]} == set(chosen.changes)
     codes = []
-    for at in moments(total, near_disk, POINTS):
+    for at in moments(notes, POINTS):
         place.restore()
         codes.append(runner.run(*chosen.argv, at=at).code)
         what = f"{command} killed at {at}"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from datetime import UTC, date, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
 from maang_cli import backfill, pipeline, status, user_splits
+from maang_cli.checks import AllowMissing
 from maang_cli.errors import SettingsError
 from maang_cli.pipeline import Request
-from maang_cli.tables import CUMULATIVE, SPLITS
+from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS
 from maang_cli.user_splits import parse
 from maang_cli.warehouses.base import Query, Read
 from tests import expected
@@ -57,9 +58,14 @@ def wanted(days: Sequence[date] = DAYS, splits: Sequence[expected.Split] = (SPLI
     return expected.cumulative(served(days), splits)
 
 
-def stored(feed: Feed) -> list[tuple[str, date, str, str]]:
+def all_tables(feed: Feed) -> dict[str, list[Row]]:
+    """All rows of the three tables, stamps included."""
     rows = feed.warehouse.query(Query("SELECT * FROM {it} ORDER BY ticker, date", {"it": Read(SPLITS)})).to_pylist()
-    return [(row["ticker"], row["date"], row["state"], row["reason"]) for row in rows]
+    return feed.tables(TICKERS) | {"splits": rows}
+
+
+def stored(feed: Feed) -> list[tuple[object, ...]]:
+    return [(row["ticker"], row["date"], row["state"], row["reason"]) for row in all_tables(feed)["splits"]]
 
 
 @pytest.mark.on_spark
@@ -68,11 +74,11 @@ def test_windows_after_a_split_are_on_its_basis_and_a_second_run_changes_nothing
         split_feed.load(Request(TICKERS, days))
     assert windows(split_feed) == wanted()
     assert stored(split_feed) == [("NFLX", SPLIT_DAY, "applied", "the prices prove it")]
-    before = split_feed.tables(TICKERS)
+    before = all_tables(split_feed)
     again = split_feed.load(Request(TICKERS, DAYS[4:7]))
     assert (again.published.replaced.changed, again.cumulated.replaced.changed) == (False, False)
     assert again.ingested.splits.changed == ()
-    assert split_feed.tables(TICKERS) == before
+    assert all_tables(split_feed) == before
 
 
 @local_only
@@ -89,6 +95,111 @@ def test_separate_steps_and_a_backfill_give_the_same_windows(split_feed: Feed) -
     todo = backfill.plan(split_feed.source, split_feed.warehouse, request, refetch=True)
     backfill.run(split_feed.source, split_feed.warehouse, todo, lambda _: None)
     assert windows(split_feed) == wanted()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault of the vendor, and how it ends: the stored splits with their states and reasons, and those that apply."""
+
+    listed: Sequence[dict[str, object]]
+    stored: Sequence[tuple[str, str, str]]
+    applied: Sequence[expected.Split] = ()
+    missing: str = ""
+    """A ticker without a bar on SPLIT_DAY."""
+
+
+def listing(ticker: str = "NFLX", before: float = 1, after: float = 10, executed: date = SPLIT_DAY) -> dict[str, object]:
+    return {"ticker": ticker, "execution_date": str(executed), "split_from": before, "split_to": after}
+
+
+PROVED, NO_PRICES = "the prices prove it", "listed; there are no prices yet to prove it"
+FAULTS = {
+    "twice": Fault([LISTED | {"id": "a"}, LISTED | {"id": "b"}], [("NFLX", "applied", PROVED)], [SPLIT]),
+    "on-a-Saturday": Fault([listing(executed=SPLIT_DAY - timedelta(2))], [("NFLX", "applied", PROVED)], [SPLIT]),
+    "with-two-ratios": Fault(
+        [listing(after=3), LISTED], [("NFLX", "applied", f"{PROVED}; the vendor lists other ratios too")], [SPLIT]
+    ),
+    "with-two-ratios-and-neither-is-true": Fault(
+        [listing("META", after=3), listing("META", after=10), LISTED],
+        [
+            ("META", "disputed", "the vendor lists the ratios 3:1 and 10:1, and the prices prove neither"),
+            ("NFLX", "applied", PROVED),
+        ],
+        [SPLIT],
+    ),
+    "contradicted-by-the-prices": Fault(
+        [listing("META"), LISTED],
+        [
+            ("META", "disputed", "the price did not move: {close} at the close before, {open} at the open"),
+            ("NFLX", "applied", PROVED),
+        ],
+        [SPLIT],
+    ),
+    "with-ratio-0": Fault([listing("META", 1, 0)], [("META", "ignored", "its ratio is not that of a split")]),
+    "a-stock-dividend": Fault(
+        [listing("META", 1, 1.05), LISTED],
+        [("META", "applied", "listed; the prices neither prove nor contradict it"), ("NFLX", "applied", PROVED)],
+        [SPLIT, expected.Split("META", SPLIT_DAY, 20, 21)],
+    ),
+    "on-a-session-without-a-bar": Fault([LISTED], [("NFLX", "applied", NO_PRICES)], [SPLIT], missing="NFLX"),
+}
+
+
+@local_only
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_fault_of_the_vendor_ends_the_same_day_by_day_and_in_one_backfill(fault: Fault, split_feed: Feed) -> None:
+    days = DAYS[3:8]
+    if fault.missing:
+        split_feed.withdraw(fault.missing, day=SPLIT_DAY)
+    split_feed.polygon.splits = list(fault.listed)
+    request = Request(TICKERS, days, allow_missing=AllowMissing(tickers=frozenset({fault.missing})))
+    for day in days:
+        split_feed.load(replace(request, sessions=(day,)))
+    by_day = all_tables(split_feed)
+    prices = expected.production(split_feed.bars.values())
+    texts = {"close": prices["META", DAYS[4]]["close"], "open": prices["META", SPLIT_DAY]["open"]}
+    assert stored(split_feed) == [(name, SPLIT_DAY, state, reason.format(**texts)) for name, state, reason in fault.stored]
+    served_bars = [bar for bar in split_feed.bars.values() if bar.date in days]
+    assert windows(split_feed) == expected.cumulative(served_bars, fault.applied)
+
+    for day in days:
+        split_feed.load(replace(request, sessions=(day,)))
+    assert all_tables(split_feed) == by_day, "loaded again"
+    for table in (PRODUCTION, CUMULATIVE, SPLITS):
+        split_feed.warehouse.drop(table)
+    todo = backfill.plan(split_feed.source, split_feed.warehouse, request, batch_rows=4)
+    backfill.run(split_feed.source, split_feed.warehouse, todo, lambda _: None)
+    stamps = {"production": "insertion_timestamp", "cumulative": "updated_at", "splits": "updated_at"}
+    in_one = all_tables(split_feed)
+    assert {name: expected.by_key(in_one[name], without=stamp) for name, stamp in stamps.items()} == {
+        name: expected.by_key(by_day[name], without=stamp) for name, stamp in stamps.items()
+    }
+
+
+@local_only
+def test_split_that_the_vendor_lists_no_longer_stays_if_the_prices_prove_it(split_feed: Feed) -> None:
+    request = Request(TICKERS, DAYS[:8])
+    split_feed.load(request)
+    split_feed.polygon.splits = []
+    split_feed.load(request)
+    assert stored(split_feed) == [("NFLX", SPLIT_DAY, "applied", f"{PROVED}; no longer listed by the vendor")]
+    assert windows(split_feed) == wanted(DAYS[:8])
+    before = all_tables(split_feed)
+    split_feed.load(request)
+    assert all_tables(split_feed) == before
+
+
+@local_only
+def test_users_split_replaces_the_vendors_for_runs_that_end_before_it(split_feed: Feed) -> None:
+    """Such a run asks the vendor for splits up to 7 days after it: the vendor's date is among them, the user's is not."""
+    split_feed.polygon.splits = [LISTED]
+    split_feed.load(Request(TICKERS, DAYS[:6]))
+    mine = expected.run_of(SPLIT_DAY, 11)[-1]
+    user_splits.edit(split_feed.warehouse, [parse("add", f"NFLX:{mine}:1:10")])
+    before = stored(split_feed)
+    assert before[0][2:] == ("ignored", f"your split of {mine} replaces it")
+    split_feed.load(Request(TICKERS, DAYS[:2]))
+    assert stored(split_feed) == before
 
 
 def test_split_that_is_learned_late_refreshes_its_windows_in_the_same_run(split_feed: Feed) -> None:

@@ -95,10 +95,17 @@ def test_split_of_which_the_vendor_was_not_asked_stays() -> None:
     assert judge([], [old], ASKED, {("NFLX", date(2025, 7, 1)): PROVED}) == [old]
 
 
-def test_judging_again_changes_nothing() -> None:
-    nights = {("NFLX", MONDAY): PROVED}
-    once = judge([claim()], [], ASKED, nights)
-    assert judge([claim()], once, ASKED, nights) == once
+@pytest.mark.parametrize("prices", [PROVED, UNMOVED, Night(Decimal("1112.17"), None)], ids=["proved", "unmoved", "no open"])
+@pytest.mark.parametrize(
+    "claims", [[claim()], [claim("1", "0")], [claim("1", "3"), claim()]], ids=["one ratio", "ratio 0", "two ratios"]
+)
+def test_judging_again_changes_nothing(claims: list[Claim], prices: Night) -> None:
+    nights = {("NFLX", MONDAY): prices}
+    once = judge(claims, [], ASKED, nights)
+    assert judge(claims, once, ASKED, nights) == once
+    assert judge([], once, None, nights) == once, "the vendor is not asked"
+    unlisted = judge([], once, ASKED, nights)
+    assert judge([], unlisted, None, nights) == judge([], unlisted, ASKED, nights) == unlisted
 
 
 def test_users_split_replaces_the_vendors_of_the_same_time_and_gives_it_back() -> None:
@@ -120,6 +127,8 @@ def test_users_split_of_another_time_replaces_nothing() -> None:
 
 def test_split_that_a_person_ignores_stays_ignored_when_it_is_listed_again() -> None:
     assert verdict([claim()], PROVED, (row(IGNORED, NOT_WANTED),)) == (IGNORED, NOT_WANTED)
+    unlisted = judge([], [row(IGNORED, NOT_WANTED)], ASKED, {("NFLX", MONDAY): PROVED})
+    assert unlisted == [row(IGNORED, NOT_WANTED)], "the vendor may list it again"
     assert [split.state for split in cleared([row(IGNORED, NOT_WANTED)], ("NFLX", MONDAY))] == [APPLIED]
 
 

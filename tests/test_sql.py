@@ -21,8 +21,8 @@ from maang_cli.checks import AllowMissing
 from maang_cli.schemas import arrow_schema
 from maang_cli.splits import Split
 from maang_cli.symbols import ALWAYS
-from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, staging
-from maang_cli.warehouses.base import Query, Read
+from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, STAGING_COLUMNS, staging
+from maang_cli.warehouses.base import Query
 from maang_cli.warehouses.local import warehouse as local
 from tests import expected
 from tests.conftest import real_market
@@ -33,7 +33,6 @@ SESSIONS = expected.run_of(date(2025, 11, 12), 14)
 DUCKDB = duckdb.connect(config=local.DUCKDB)
 
 ALLOWED = AllowMissing(tickers=frozenset({"META"}), percent=Decimal("12.5"))
-READS = {"production": Read(PRODUCTION), "staging": Read(staging(TICKERS, SESSIONS[:2]))}
 REQUESTED = dict.fromkeys(SESSIONS[:2], len(TICKERS))
 FIRST, LAST = sql.day(SESSIONS[0]), sql.day(SESSIONS[1])
 TEXTS = {
@@ -45,7 +44,9 @@ TEXTS = {
     "missing_tickers": sql.text("missing_tickers", sessions=sql.rows(map(sql.day, SESSIONS[:2])), first=FIRST, last=LAST),
     "stale_windows": missing.stale_windows_query(TICKERS, SESSIONS[-2:]).text,
     "unpublished_sessions": missing.unpublished_sessions_query(staging(TICKERS, SESSIONS[:2])).text,
-    "nights": split_table.nights_query([("META", SESSIONS[1])], READS).text,
+    "known_splits": split_table.known_query(
+        TICKERS, SESSIONS[0], SESSIONS[1], [("META", SESSIONS[1])], staging(TICKERS, SESSIONS[:2])
+    ).text,
     "adjusted_rows": pipeline.adjusted_text([], SESSIONS[:2], "TRUE"),
     "differences": diff.differences_query(CUMULATIVE, pipeline.windows_query(TICKERS, SESSIONS[-2:]), SESSIONS[-2:]).text,
     "audit": checks.audit_sql(REQUESTED, checks.ALLOW_NONE),
@@ -57,6 +58,7 @@ TABLES = {
     "table": arrow_schema(PRODUCTION.columns).empty_table(),
     "cumulative": arrow_schema(CUMULATIVE.columns).empty_table(),
     "stored": arrow_schema(CUMULATIVE.columns).empty_table(),
+    "splits": arrow_schema(SPLITS.columns).empty_table(),
 }
 AUDITED = ["check_name", "ticker", "date", "found", "allowed"]
 RESULTS = {
@@ -68,7 +70,7 @@ RESULTS = {
     "missing_tickers": ["date", "ticker"],
     "stale_windows": ["date", "missing", "stale"],
     "unpublished_sessions": ["session"],
-    "nights": ["ticker", "date", "previous_close", "open"],
+    "known_splits": ["ticker", "date", "previous_close", "first_open", *SPLITS.values[2:]],
     "adjusted_rows": [column.name for column in PRODUCTION.columns],
     "differences": [
         *("ticker", "date", "change"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from maang_cli.tables import CUMULATIVE, PRODUCTION, Table
+from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, Table
 from maang_cli.warehouses import WAREHOUSES
 from maang_cli.warehouses.base import Query, Read
 from tests import expected, made_market, settings
@@ -23,8 +23,8 @@ TICKERS = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
 DAY = date(2025, 10, 14)
 FIRST_DAY, USUAL_DAY, SAME_AGAIN = 15, 11, 9
 """Statements of a run-day: the first one creates a schema and three tables; one that changes nothing merges nothing."""
-KINDS = FIRST_DAY - 1
-"""The known splits are read twice on the first day."""
+AFTER_A_SPLIT = USUAL_DAY + 1
+"""One more looks whether the windows around the split are right."""
 
 
 def rows(warehouse: str, table: Table, *, stamps: bool = False) -> pa.Table:
@@ -37,9 +37,9 @@ def rows(warehouse: str, table: Table, *, stamps: bool = False) -> pa.Table:
         opened.close()
 
 
-def assert_same_tables() -> None:
-    """Both warehouses hold the same rows, cell by cell."""
-    for table in (PRODUCTION, CUMULATIVE):
+def assert_same_tables(*tables: Table) -> None:
+    """Both warehouses hold the same rows in these tables, or in production and cumulative, cell by cell."""
+    for table in tables or (PRODUCTION, CUMULATIVE):
         there, here = rows("databricks", table), rows("local", table)
         assert there.to_pylist() == here.to_pylist()
         assert there.num_rows
@@ -90,6 +90,21 @@ def test_three_sessions_equal_the_laptops_and_need_few_statements(
     assert maang("run-day", "--date", str(days[-1])).code == 0
     assert len(databricks.statements) == SAME_AGAIN
     assert [rows("databricks", table, stamps=True) for table in (PRODUCTION, CUMULATIVE)] == before
+
+
+def test_day_after_a_split_needs_one_statement_more(databricks: StandIn, polygon: PolygonServer, maang: Maang) -> None:
+    split_day = date(2025, 11, 17)
+    days = expected.run_of(date(2025, 11, 14), 3)
+    expected.serve(polygon, [bar for bar in expected.market_bars(made_market.FOLDER) if bar.date in days])
+    polygon.splits = [{"ticker": "NFLX", "execution_date": str(split_day), "split_from": 1, "split_to": 10}]
+    for day in days:
+        databricks.statements.clear()
+        done = maang("run-day", "--date", str(day), "--json")
+        assert done.code == 0, done.err
+        assert maang("run-day", "--date", str(day), "--warehouse", "local").code == 0
+    assert [split["reason"] for split in done.result["ingest"]["splits"]["known"]] == ["the prices prove it"]
+    assert len(databricks.statements) == AFTER_A_SPLIT
+    assert_same_tables(PRODUCTION, CUMULATIVE, SPLITS)
 
 
 def test_both_warehouses_print_the_same(databricks: StandIn, polygon: PolygonServer, maang: Maang) -> None:
@@ -179,8 +194,8 @@ def test_fault_at_every_statement_of_a_day_heals(fault: Fault, databricks: Stand
     done = maang("run-day", "--date", str(DAY))
     databricks.fault = lambda statement: None
     assert done.code == 0, done.err
-    assert len(failed) == KINDS
-    assert done.err.count("trying again in") + done.err.count("computing it again") == KINDS
+    assert len(failed) == FIRST_DAY
+    assert done.err.count("trying again in") + done.err.count("computing it again") == FIRST_DAY
     assert maang("run-day", "--date", str(DAY), "--warehouse", "local").code == 0
     assert_same_tables()
 
@@ -200,7 +215,7 @@ def test_rerun_finishes_a_day_that_stopped_at_any_statement(databricks: StandIn,
         return Fault(error="[UC_QUOTA_EXCEEDED] The metastore is full. SQLSTATE: 53000")
 
     databricks.fault = stop_at_the_next
-    for number in range(1, KINDS + 1):
+    for number in range(1, FIRST_DAY + 1):
         done = maang("run-day", "--date", str(DAY))
         assert (done.code, len(stopped)) == (4, number), done.err
         assert "hint: ask an administrator to raise the quota" in done.err
@@ -208,6 +223,6 @@ def test_rerun_finishes_a_day_that_stopped_at_any_statement(databricks: StandIn,
             stored = databricks.rows("SELECT count(*) AS rows FROM maang.daily_stock_prices")
             assert stored == [{"rows": 5 if number > 10 else 0}]
     assert maang("run-day", "--date", str(DAY)).code == 0
-    assert len(stopped) == KINDS
+    assert len(stopped) == FIRST_DAY
     databricks.fault = lambda statement: None
     assert_same_tables()
