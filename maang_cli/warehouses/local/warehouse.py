@@ -25,7 +25,18 @@ from maang_cli.retries import COMMIT_ATTEMPTS, WAITING_SECONDS
 from maang_cli.schemas import arrow_schema
 from maang_cli.settings import Settings
 from maang_cli.tables import Column, Table, differences
-from maang_cli.warehouses.base import Cleanup, GateFailed, Query, Read, Replaced, Size, TableMissing, commit_lost, table_mismatch
+from maang_cli.warehouses.base import (
+    Cleanup,
+    GateFailed,
+    Query,
+    Read,
+    Replaced,
+    Size,
+    Spans,
+    TableMissing,
+    commit_lost,
+    table_mismatch,
+)
 from maang_cli.warehouses.local import damage, disk
 from maang_cli.warehouses.local import settings as local_settings
 from maang_cli.warehouses.local.errors import Damaged, FileGone, translated
@@ -70,6 +81,8 @@ class LocalWarehouse:
     def __init__(self, home: Path, schema: str, retention: Retention, waiting: float = WAITING_SECONDS) -> None:
         self._store = Store(home / "warehouse", schema, retention, Waiting(waiting))
         self._duckdb = duckdb.connect(config=DUCKDB)
+        self._registered: tuple[Sequence[str], Spans] | None = None
+        """The tickers that DuckDB knows as a relation, and when they are requested."""
 
     def full_name(self, table: Table) -> str:
         return f"{self._store.schema}.{table.name}"
@@ -251,14 +264,22 @@ class LocalWarehouse:
 
     def _relations(self, query: Query, refuse_if: Query | None = None) -> _Relations:
         reads = dict(query.reads) | (dict(refuse_if.reads) if refuse_if else {})
-        # A relation: DuckDB takes a third of a second to parse a list of 11,000 literals.
-        rows = dict(zip(REQUESTED.names, zip(*query.requested(), strict=True), strict=True)) if query.tickers else {}
-        tickers = self._register("tickers", pa.table(rows, REQUESTED) if rows else REQUESTED.empty_table())
-        relations = _Relations({"tickers": tickers}, [])
+        relations = _Relations({"tickers": self._requested(query)}, [])
         for name, read in reads.items():
             relations.names[name], files = self._relation(name, read)
             relations.files.append(files)
         return relations
+
+    def _requested(self, query: Query) -> str:
+        """The name of the relation `{tickers}`. A run asks for the same ones again and again: they are registered once.
+
+        DuckDB takes a third of a second to parse a list of 11,000 literals, and Python a hundredth to make a relation of them.
+        """
+        if self._registered != (query.tickers, query.spans):
+            rows = dict(zip(REQUESTED.names, zip(*query.requested(), strict=True), strict=True)) if query.tickers else {}
+            self._register("tickers", pa.table(rows, REQUESTED) if rows else REQUESTED.empty_table())
+            self._registered = query.tickers, query.spans
+        return "maang_tickers"
 
     def _register(self, name: str, rows: pa.Table) -> str:
         """The name by which DuckDB knows `rows`."""
