@@ -1,7 +1,7 @@
 """What a person does with splits: list them, add one, ignore one, take that back. Windows follow in the same run."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
@@ -89,17 +89,20 @@ def listed(warehouse: Warehouse, tickers: Sequence[str], first: date | None = No
     return Listed(warehouse.full_name(SPLITS), split_table.stored(warehouse, tickers, first or EVER[0], last or EVER[1]))
 
 
-def edit(warehouse: Warehouse, edits: Iterable[Edit]) -> Edited:
+def edit(warehouse: Warehouse, universe: Collection[str], edits: Sequence[Edit]) -> Edited:
     """Carry out all edits or none, and refresh the windows that follow from them.
 
     Raises:
-        SettingsError: there is nothing to ignore or to clear.
+        SettingsError: a ticker is not in the universe, or there is nothing to ignore or to clear.
     """
-    todo = tuple(edits)
-    tickers = sorted({each.ticker for each in todo})
+    tickers = sorted({each.ticker for each in edits})
+    if unknown := [ticker for ticker in tickers if ticker not in universe]:
+        raise SettingsError(
+            f"{unknown[0][:40]!r} is not among the tickers", hint="add it to --tickers or MAANG_TICKERS, or correct its name"
+        )
     known, nights = split_table.read(warehouse, tickers, *EVER)
     rows = list(known)
-    for each in todo:
+    for each in edits:
         rows = _edited(rows, each)
     judged = splits.judge([], rows, None, nights)
     windows = Replaced(warehouse.full_name(CUMULATIVE))

@@ -195,7 +195,7 @@ def test_users_split_replaces_the_vendors_for_runs_that_end_before_it(split_feed
     split_feed.polygon.splits = [LISTED]
     split_feed.load(Request(TICKERS, DAYS[:6]))
     mine = expected.run_of(SPLIT_DAY, 11)[-1]
-    user_splits.edit(split_feed.warehouse, [parse("add", f"NFLX:{mine}:1:10")])
+    user_splits.edit(split_feed.warehouse, TICKERS, [parse("add", f"NFLX:{mine}:1:10")])
     before = stored(split_feed)
     assert before[0][2:] == ("ignored", f"your split of {mine} replaces it")
     split_feed.load(Request(TICKERS, DAYS[:2]))
@@ -247,18 +247,18 @@ def test_user_adds_ignores_and_clears_a_split_and_the_windows_follow(split_feed:
     split_feed.load(Request(TICKERS, DAYS))
     raw = windows(split_feed)
     text = f"NFLX:{SPLIT_DAY}"
-    added = user_splits.edit(split_feed.warehouse, [parse("add", f"{text}:1:10")])
+    added = user_splits.edit(split_feed.warehouse, TICKERS, [parse("add", f"{text}:1:10")])
     assert (added.windows.updated, windows(split_feed)) == (6, wanted())
-    removed = user_splits.edit(split_feed.warehouse, [parse("clear", text)])
+    removed = user_splits.edit(split_feed.warehouse, TICKERS, [parse("clear", text)])
     assert ([split.session for split in removed.removed], windows(split_feed)) == ([SPLIT_DAY], raw)
     split_feed.polygon.splits = [LISTED]
     split_feed.load(Request(TICKERS, DAYS[-1:]))
     assert windows(split_feed) == wanted()
-    user_splits.edit(split_feed.warehouse, [parse("ignore", text)])
+    user_splits.edit(split_feed.warehouse, TICKERS, [parse("ignore", text)])
     assert windows(split_feed) == raw
     split_feed.load(Request(TICKERS, DAYS[-1:]))
     assert windows(split_feed) == raw, "it is listed again, and still ignored"
-    user_splits.edit(split_feed.warehouse, [parse("clear", text)])
+    user_splits.edit(split_feed.warehouse, TICKERS, [parse("clear", text)])
     assert windows(split_feed) == wanted()
 
 
@@ -314,7 +314,7 @@ def test_plan_without_splits_leaves_the_known_ones(split_feed: Feed) -> None:
 @pytest.mark.parametrize("kind", ["ignore", "clear"])
 def test_edit_of_an_unknown_split_is_refused(kind: str, split_feed: Feed) -> None:
     with pytest.raises(SettingsError, match="NFLX on 2025-11-24"):
-        user_splits.edit(split_feed.warehouse, [parse(kind, "NFLX:2025-11-24")])
+        user_splits.edit(split_feed.warehouse, TICKERS, [parse(kind, "NFLX:2025-11-24")])
 
 
 @local_only
@@ -324,5 +324,12 @@ def test_edits_of_one_command_are_carried_out_all_or_none(split_feed: Feed) -> N
     raw = windows(split_feed)
     wrong = [parse("add", f"NFLX:{SPLIT_DAY}:1:10"), parse("clear", f"META:{SPLIT_DAY}")]
     with pytest.raises(SettingsError, match="META"):
-        user_splits.edit(split_feed.warehouse, wrong)
+        user_splits.edit(split_feed.warehouse, TICKERS, wrong)
     assert (stored(split_feed), windows(split_feed)) == ([], raw)
+
+
+@local_only
+def test_edit_of_a_ticker_that_is_not_in_the_universe_is_refused(split_feed: Feed) -> None:
+    with pytest.raises(SettingsError, match="'NFLXX' is not among the tickers"):
+        user_splits.edit(split_feed.warehouse, TICKERS, [parse("add", "NFLXX:2025-11-24:1:2")])
+    assert user_splits.listed(split_feed.warehouse, ("NFLXX",)).splits == ()

@@ -328,7 +328,7 @@ def splits(
     if edits and any(days):
         raise SettingsError("--from and --to select what is listed", hint="leave them out to change a split")
     if edits:
-        run.finish(user_splits.edit(run.warehouse, edits))
+        run.finish(user_splits.edit(run.warehouse, run.settings.tickers, edits))
     else:
         run.finish(user_splits.listed(run.warehouse, run.settings.tickers, *days))
 
