@@ -46,42 +46,43 @@ class Notes(TypedDict):
     """How many events there were."""
     near_disk: list[int]
     """Events near the disk."""
-    commits: list[int]
-    """Events at which a commit had just been made."""
+    commits: int
+    """How many commits there were."""
 
 
-def _counted(at: int | None, send: int, notes: Notes | None) -> Callable[[FrameType, str, object], None]:
-    """A profile function that sends a signal to its own process at the `at`-th event."""
+def _counted(at: int | None, send: int, notes: Notes, commit: int | None) -> Callable[[FrameType, str, object], None]:
+    """A profile function that sends a signal to its own process at the `at`-th event, or right after the `commit`-th commit."""
     events = itertools.count(1)
 
     def profile(frame: FrameType, event: str, arg: object) -> None:
         number = next(events)
         if number == at:
             os.kill(os.getpid(), send)
-        if notes is not None:
-            notes["total"] = number
-            code = frame.f_code
-            if not event.startswith("c_") and code.co_name in DISK and any(part in code.co_filename for part in NEAR_DISK):
-                notes["near_disk"].append(number)
-            if event == "return" and code is LocalCatalog.commit_table.__code__:
-                notes["commits"].append(number)
+        notes["total"] = number
+        code = frame.f_code
+        if not event.startswith("c_") and code.co_name in DISK and any(part in code.co_filename for part in NEAR_DISK):
+            notes["near_disk"].append(number)
+        if event == "return" and code is LocalCatalog.commit_table.__code__:
+            notes["commits"] += 1
+            if notes["commits"] == commit:
+                os.kill(os.getpid(), send)
 
     return profile
 
 
-def run(at: int | None, send: int, notes: str | None) -> None:
+def run(at: int | None, send: int, notes: str | None, commit: int | None = None) -> None:
     """Run this process's command line.
 
-    `at`: the event at which it sends the signal `send` to itself; None: never. `notes`: the file for `Notes`; None: none are
-    taken.
+    `at`: the event at which it sends the signal `send` to itself; `commit`: the commit after which it does; None: never.
+    `notes`: the file for `Notes`; None: they are not kept.
     """
     backfill.plan = functools.partial(backfill.plan, batch_rows=BATCH_ROWS)
     doctor.checkup = functools.partial(doctor.checkup, leftover_seconds=0)  # no other run uses what it finds
     for number in (signal.SIGINT, signal.SIGTERM):  # they may come before `run` waits for them
         signal.signal(number, lambda *_: None)
-    taken: Notes | None = {"total": 0, "near_disk": [], "commits": []} if notes else None
-    if at or notes:
-        profile = _counted(at, send, taken)
+    taken: Notes = {"total": 0, "near_disk": [], "commits": 0}
+    if at or commit or notes:
+        profile = _counted(at, send, taken, commit)
         threading.setprofile(profile)
         sys.setprofile(profile)
     try:

@@ -60,11 +60,13 @@ class Runner:
         self._numbers = itertools.count()
         self._logs: dict[int, Path] = {}
 
-    def start(self, *argv: str, at: int | None = None, send: int = signal.SIGKILL, notes: Path | None = None) -> Fork:
-        """Start a run that sends a signal to itself at its `at`-th event."""
+    def start(
+        self, *argv: str, at: int | None = None, send: int = signal.SIGKILL, notes: Path | None = None, commit: int | None = None
+    ) -> Fork:
+        """Start a run that sends a signal to itself at its `at`-th event, or right after its `commit`-th commit."""
         log = self._folder / f"{next(self._numbers)}.err"
         note = str(notes) if notes else None
-        program = f"from tests.kill_points import run; run({at}, {int(send)}, {note!r})"
+        program = f"from tests.kill_points import run; run({at}, {int(send)}, {note!r}, {commit})"
         with Path(os.devnull).open("w") as null, log.open("w") as err:
             fork = fork_server().start(*argv, program=program, stdout=null.fileno(), stderr=err.fileno())
         self._logs[fork.pid] = log
@@ -280,15 +282,15 @@ def test_run_that_is_killed_between_two_commits_of_a_split_is_finished_by_the_ne
     after = values(place.tables())
     assert [row["state"] for row in after[SPLITS] or []] == ["applied"]
     seen = []
-    for at in notes["commits"]:
+    for at in range(1, notes["commits"] + 1):
         place.restore()
-        assert runner.run(*run_day(WEDNESDAY, home), at=at).code == -signal.SIGKILL
+        assert runner.wait(runner.start(*run_day(WEDNESDAY, home), commit=at)).code == -signal.SIGKILL
         found = values(place.tables())
         seen.append(tuple(found[name] != before[name] for name in (SPLITS, PRODUCTION, CUMULATIVE)))
         again = runner.run(*run_day(WEDNESDAY, home))
-        assert again.code == 0, f"killed at {at}: {again.err}"
-        assert values(place.tables()) == after, f"killed at {at}"
-        must_be_clean(home, f"killed at {at}")
+        assert again.code == 0, f"killed after commit {at}: {again.err}"
+        assert values(place.tables()) == after, f"killed after commit {at}"
+        must_be_clean(home, f"killed after commit {at}")
     assert sorted(set(seen)) == [(False,) * 3, (True, False, False), (True, True, False), (True,) * 3]
     assert seen.count((True,) * 3) > 1, "the windows around the split have a commit of their own"
 
