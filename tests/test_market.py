@@ -54,9 +54,7 @@ def test_made_up_bars_are_those_that_the_script_writes() -> None:
     assert stored == made_market.files()
 
 
-def test_backfill_of_25_sessions_equals_25_single_days_and_the_recomputation(
-    market: Path, polygon: PolygonServer, maang: Maang, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_backfill_of_25_sessions_equals_the_recomputation(market: Path, polygon: PolygonServer, maang: Maang) -> None:
     bars = expected.market_bars(market)
     days = expected.serve(polygon, bars)
     assert (len(bars), days) == (125, list(expected.run_of(expected.MARKET_SPAN[0], 25)))
@@ -65,18 +63,22 @@ def test_backfill_of_25_sessions_equals_25_single_days_and_the_recomputation(
     backfilled = tables(days, TICKERS)
     assert backfilled == (expected.production(bars), expected.cumulative(bars))
 
-    monkeypatch.setenv("MAANG_SCHEMA", "one_by_one")
-    for day in days:
-        outcome = maang("run-day", "--date", str(day), "--tickers", TICKERS)
-        assert outcome.code == 0, outcome.err
-    assert tables(days, TICKERS) == backfilled
-
     day = made_market.SPLIT
     shown = maang("show", "--date", str(day), "--table", "cumulative", "--tickers", "NFLX", "--json")
     [row] = shown.result["rows"]
     closes = [Decimal(text) for text in row["last_7_days_close"]]
     assert closes == backfilled[1]["NFLX", day]["last_7_days_close"]
     assert closes[-2] > 9 * closes[-1]
+
+
+def test_25_single_days_equal_the_recomputation(polygon: PolygonServer, maang: Maang) -> None:
+    bars = expected.market_bars(made_market.FOLDER)
+    days = expected.serve(polygon, bars)
+    assert len(days) == 25
+    for day in days:
+        outcome = maang("run-day", "--date", str(day), "--tickers", TICKERS)
+        assert outcome.code == 0, outcome.err
+    assert tables(days, TICKERS) == (expected.production(bars), expected.cumulative(bars))
 
 
 @pytest.mark.parametrize(

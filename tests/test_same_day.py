@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.forks import fork_server
 from tests.warehouses.conftest import open_catalog, unreachable
 
 ARGV = ("run-day", "--date", "2025-10-14", "--source", "sample", "--json")
@@ -16,9 +16,10 @@ ARGV = ("run-day", "--date", "2025-10-14", "--source", "sample", "--json")
 
 @pytest.mark.parametrize("attempt", range(2))
 def test_four_runs_of_the_same_day_all_exit_0(home: Path, attempt: int) -> None:
-    command = [sys.executable, "-m", "maang_cli", *ARGV]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    ended = [(*run.communicate(timeout=300), run.returncode) for run in runs]
+    server = fork_server()  # before the runs, so that they start together
+    with ExitStack() as stack:
+        runs = [stack.enter_context(server.start(*ARGV)) for _ in range(4)]
+        ended = [(*run.communicate(timeout=300), run.wait()) for run in runs]
     assert [code for _, _, code in ended] == [0] * 4, ended
     published = [json.loads(out)["result"]["promote"]["inserted"] for out, _, _ in ended]
     assert sorted(published) == [0, 0, 0, 5]

@@ -248,16 +248,16 @@ def test_windows_across_random_splits_equal_the_recomputation_in_exact_fractions
 
 @pytest.mark.parametrize("ratio", [(1, 10), (1, 6), (2, 3), (8, 1), (3, 1), (20, 21)], ids=str)
 def test_restated_prices_round_half_up_at_every_cent(ratio: tuple[int, int]) -> None:
-    """Each of 600 cents in turn, ties such as 0.03 / 6 among them."""
-    split = expected.Split("META", SESSIONS[7], *ratio)
+    """Each of 600 cents, ties such as 0.03 / 6 among them; six for each ticker."""
+    target = SESSIONS[7]
+    bars, splits = [], []
     for start in range(1, 601, 6):
         closes = [str(Decimal(cents).scaleb(-2)) for cents in range(start, start + 6)]
-        bars = [priced("META", day, close, 7 * start) for day, close in zip(SESSIONS[1:8], [*closes, "1"], strict=True)]
-        target = SESSIONS[7]
-        assert (
-            windows(bars, ["META"], (target,), [applied(split)])["META", target]
-            == (expected.cumulative(bars, [split])["META", target])
-        )
+        bars += [priced(f"T{start}", day, close, 7 * start) for day, close in zip(SESSIONS[1:8], [*closes, "1"], strict=True)]
+        splits.append(expected.Split(f"T{start}", target, *ratio))
+    found = windows(bars, [split.ticker for split in splits], (target,), map(applied, splits))
+    assert len(found) == 100
+    assert found == {key: row for key, row in expected.cumulative(bars, splits).items() if key[1] == target}
 
 
 def test_six_windows_differ_after_a_split_and_no_other() -> None:
