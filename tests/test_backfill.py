@@ -1,4 +1,7 @@
-"""Backfills: only missing bars are fetched, a bad session does not stop the others, and a killed run can be repeated."""
+"""Backfills: only missing bars are fetched, a bad session does not stop the others, and a killed run can be repeated.
+
+These run on the local warehouse. tests/warehouses/databricks/test_backfill.py shows that the other one has the same tables then.
+"""
 
 from __future__ import annotations
 
@@ -56,33 +59,22 @@ def status(maang: Maang, *flags: str) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(params=["local", "databricks"])
-def anywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The warehouse that the settings name; each in turn."""
-    if request.param == "databricks":
-        request.getfixturevalue("databricks")
-    monkeypatch.setenv("MAANG_WAREHOUSE", request.param)
-    name: str = request.param
-    return name
-
-
 def test_backfill_fills_the_tables_as_single_days_do(
-    anywhere: str, maang: Maang, market_open: PolygonServer, monkeypatch: pytest.MonkeyPatch
+    maang: Maang, market_open: PolygonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = maang("backfill", *RANGE, *OURS, "--json")
     assert (done.code, len(done.result["published"])) == (0, len(DAYS))
     backfilled = tables(maang)
     assert len(backfilled[0]) == len(backfilled[1]) == len(DAYS) * len(TICKERS)
-    if anywhere == "local":
-        assert {found["size"]["snapshots"] for found in status(maang)["tables"]} == {1}
+    assert {found["size"]["snapshots"] for found in status(maang)["tables"]} == {1}
     monkeypatch.setenv("MAANG_SCHEMA", "one_by_one")
-    for day in reversed(DAYS[: 9 if anywhere == "local" else 2]):
+    for day in reversed(DAYS[:9]):
         assert maang("run-day", "--date", str(day), *OURS).code == 0
     assert maang("backfill", *RANGE, *OURS).code == 0
     assert tables(maang) == backfilled
 
 
-def test_second_backfill_does_nothing(anywhere: str, maang: Maang, market_open: PolygonServer) -> None:
+def test_second_backfill_does_nothing(maang: Maang, market_open: PolygonServer) -> None:
     assert maang("backfill", *RANGE, *OURS).code == 0
     market_open.requests.clear()
     again = maang("backfill", *RANGE, *OURS, "--json")
@@ -103,7 +95,7 @@ def test_new_ticker_is_added_without_changing_the_others(maang: Maang, market_op
 
 
 def test_refused_session_does_not_stop_the_others_and_is_published_after_a_correction(
-    anywhere: str, maang: Maang, market_open: PolygonServer
+    maang: Maang, market_open: PolygonServer
 ) -> None:
     market_open.days[DAYS[4]] = [bar(ticker, DAYS[4], h=1) for ticker in TICKERS]
     done = maang("backfill", *RANGE, *OURS, "--json")

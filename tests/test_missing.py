@@ -20,10 +20,10 @@ from tests import settings
 from tests.conftest import Maang
 from tests.expected import Bar
 from tests.polygon_server import PolygonServer
-from tests.test_backfill import DAYS, OURS, RANGE, TICKERS, anywhere, bar, market_open, status, table
+from tests.test_backfill import DAYS, OURS, RANGE, TICKERS, bar, market_open, status, table
 from tests.test_pipeline import staged
 
-__all__ = ["anywhere", "market_open"]
+__all__ = ["market_open"]
 
 REQUEST = Request(TICKERS, DAYS)
 
@@ -34,6 +34,16 @@ def warehouse(home: object) -> Iterator[Warehouse]:
     chosen = settings.load(warehouse="local")
     with closing(WAREHOUSES["local"].open(chosen, "")) as opened:
         yield opened
+
+
+@pytest.fixture(params=["local", "databricks"])
+def anywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The warehouse that the settings name; each in turn."""
+    if request.param == "databricks":
+        request.getfixturevalue("databricks")
+    monkeypatch.setenv("MAANG_WAREHOUSE", request.param)
+    name: str = request.param
+    return name
 
 
 def price(ticker: str, day: date, close: str = "10.50") -> Bar:

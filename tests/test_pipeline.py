@@ -170,7 +170,6 @@ def _decimal(value: object) -> object:
     return Decimal(value) if isinstance(value, int) else value
 
 
-@pytest.mark.on_spark
 def test_run_day_fills_both_tables(feed: Feed) -> None:
     run = feed.load(request_for())
     assert run.ingested.rows == len(TICKERS)
@@ -244,8 +243,7 @@ def outcome(done: Replaced) -> tuple[int, int, int, int]:
     return done.inserted, done.updated, done.deleted, done.unchanged
 
 
-@pytest.mark.on_spark
-@pytest.mark.parametrize("step", ["run_day", "promote", "cumulate"])
+@pytest.mark.parametrize("step", [pytest.param("run_day", marks=pytest.mark.on_spark), "promote", "cumulate"])
 def test_rerun_with_the_same_bars_changes_nothing(step: str, feed: Feed) -> None:
     feed.load(request_for(*DAYS[:7]))
     before = feed.tables()
@@ -544,8 +542,7 @@ def dropping(feed: Feed, before: str, times: int) -> Recorder:
     return Recorder(drop)
 
 
-@pytest.mark.on_spark
-@pytest.mark.parametrize("before", ["check", "promote"])
+@pytest.mark.parametrize("before", ["check", pytest.param("promote", marks=pytest.mark.on_spark)])
 def test_staging_that_is_dropped_during_run_day_is_staged_again(before: str, feed: Feed) -> None:
     done = pipeline.run_day(feed.source, feed.warehouse, request_for(), dropping(feed, before, 2))
     assert done.published.replaced.inserted == len(TICKERS)
@@ -616,21 +613,21 @@ def test_show_leaves_out_other_sessions_and_tickers_except_in_staging(feed: Feed
 
 
 @pytest.mark.on_spark
-@pytest.mark.parametrize("part", ["production", "cumulative"])
-def test_show_as_of_returns_the_rows_of_that_time(part: str, feed: Feed) -> None:
+def test_show_as_of_returns_the_rows_of_that_time(feed: Feed) -> None:
     began = datetime.now(UTC) - timedelta(seconds=1)
     feed.load(request_for())
-    first, then = feed.rows(part), datetime.now(UTC)
-    time.sleep(0.002)  # the history's times are whole milliseconds
+    first, then = feed.tables(), datetime.now(UTC)
     feed.serve(revised("META", DAY))
     feed.load(request_for())
 
-    assert pipeline.show(feed.warehouse, request_for(), part, as_of=then).rows.to_pylist() == first
-    assert (
-        pipeline.show(feed.warehouse, request_for(), part, as_of=datetime.now(UTC)).rows.to_pylist() == feed.rows(part) != first
-    )
-    with pytest.raises(SettingsError, match="has no history as of"):
-        pipeline.show(feed.warehouse, request_for(), part, as_of=began)
+    def as_of(part: str, instant: datetime) -> list[Row]:
+        return cast("list[Row]", pipeline.show(feed.warehouse, request_for(), part, as_of=instant).rows.to_pylist())
+
+    for part, rows in first.items():
+        assert as_of(part, then) == rows
+        assert as_of(part, datetime.now(UTC)) == feed.rows(part) != rows
+        with pytest.raises(SettingsError, match="has no history as of"):
+            as_of(part, began)
 
 
 @pytest.mark.parametrize("part", pipeline.PARTS)

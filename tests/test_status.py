@@ -18,9 +18,9 @@ from maang_cli.warehouses.base import Size, Warehouse
 from tests import settings
 from tests.conftest import Maang
 from tests.polygon_server import PolygonServer
-from tests.test_backfill import DAYS, OURS, RANGE, TICKERS, anywhere, market_open, status
+from tests.test_backfill import DAYS, OURS, RANGE, TICKERS, market_open, status
 
-__all__ = ["anywhere", "market_open"]
+__all__ = ["market_open"]
 
 
 def test_status_of_an_empty_warehouse_exits_2_with_a_hint(maang: Maang) -> None:
@@ -58,7 +58,7 @@ def test_missing_bars_are_printed_by_session_and_ticker(maang: Maang, market_ope
     assert f"hint: {hint}\n" in done.err
 
 
-def test_complete_sessions_exit_0(anywhere: str, maang: Maang, market_open: PolygonServer) -> None:
+def test_complete_sessions_exit_0(maang: Maang, market_open: PolygonServer) -> None:
     maang("backfill", *RANGE, *OURS)
     done = maang("status", *RANGE, *OURS)
     assert (done.code, done.err) == (0, "")

@@ -18,7 +18,6 @@ from maang_cli.errors import CommitLost, MaangError, WarehouseFailed
 from maang_cli.pipeline import publish_query
 from maang_cli.retries import COMMIT_ATTEMPTS, LONGEST_WAIT_SECONDS
 from maang_cli.schemas import arrow_schema
-from maang_cli.sessions import between
 from maang_cli.tables import PRODUCTION, STAGING_COLUMNS, staging
 from maang_cli.warehouses import WAREHOUSES
 from maang_cli.warehouses.base import Query, Read, Replaced, Warehouse
@@ -193,32 +192,32 @@ def test_day_of_11000_tickers_goes_through_the_volume(
     assert databricks.volume_files() == []
 
 
-def test_failed_load_leaves_no_file_in_the_volume(databricks: StandIn, universe: list[str], maang: Maang) -> None:
+def test_failed_load_leaves_no_file_in_the_volume(server: StandIn, universe: list[str], maang: Maang) -> None:
     denied = Fault(error="[INSUFFICIENT_PERMISSIONS] User does not have CREATE TABLE. SQLSTATE: 42501")
-    databricks.fault = lambda statement: denied if statement.startswith("CREATE OR REPLACE") else None
+    server.fault = lambda statement: denied if statement.startswith("CREATE OR REPLACE") else None
     done = maang(*RUN)
     assert done.code == 2
     assert "CREATE TABLE" in done.err
-    assert databricks.statements[-1].startswith("REMOVE '/Volumes/main/landing/bars/")
-    assert databricks.uploads
-    assert databricks.volume_files() == []
+    assert server.statements[-1].startswith("REMOVE '/Volumes/main/landing/bars/")
+    assert server.uploads
+    assert server.volume_files() == []
 
 
 @pytest.mark.parametrize(("status", "code"), [(403, 2), (404, 2), (500, 0), (503, 0)])
 def test_upload_is_retried_unless_the_storage_refuses_it(
-    status: int, code: int, databricks: StandIn, universe: list[str], maang: Maang
+    status: int, code: int, server: StandIn, universe: list[str], maang: Maang
 ) -> None:
     answers = [status]
-    databricks.volume_status = lambda method, path: answers.pop() if method == "PUT" and answers else 200
+    server.volume_status = lambda method, path: answers.pop() if method == "PUT" and answers else 200
     done = maang("ingest", "--date", str(DAY))
     assert done.code == code, done.err
     assert ("hint: check that MAANG_VOLUME exists" in done.err) is (code == 2)
     assert ("trying again" in done.err) is (code == 0)
-    assert databricks.volume_files() == []
+    assert server.volume_files() == []
 
 
-def test_file_that_cannot_be_removed_is_only_a_warning(databricks: StandIn, universe: list[str], maang: Maang) -> None:
-    databricks.volume_status = lambda method, path: 403 if method == "DELETE" else 200
+def test_file_that_cannot_be_removed_is_only_a_warning(server: StandIn, universe: list[str], maang: Maang) -> None:
+    server.volume_status = lambda method, path: 403 if method == "DELETE" else 200
     done = maang("ingest", "--date", str(DAY))
     assert done.code == 0, done.err
     assert "was not removed" in done.err
@@ -235,18 +234,13 @@ def test_large_load_without_a_volume_exits_2_before_any_request(
 
 
 def test_backfill_without_a_volume_has_small_batches(
-    databricks: StandIn, polygon: PolygonServer, maang: Maang, monkeypatch: pytest.MonkeyPatch
+    server: StandIn, polygon: PolygonServer, maang: Maang, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tickers = ",".join(f"T{number}" for number in range(SMALL * 2 // 5))
+    plan = ("plan", "--from", "2025-10-13", "--to", "2025-10-17", "--tickers", tickers, "--json")
+    assert maang(*plan).result["batches"] == 1
     monkeypatch.delenv("MAANG_VOLUME")
-    monkeypatch.setattr("maang_cli.warehouses.databricks.warehouse.SMALL", 4)
-    tickers = ("AAPL", "META")
-    days = between(DAY, date(2025, 10, 16))
-    polygon.days = {day: [row(ticker, day) for ticker in tickers] for day in days}
-    done = maang("backfill", "--from", str(days[0]), "--to", str(days[-1]), "--tickers", ",".join(tickers), "--json")
-    assert done.code == 0, done.err
-    assert done.result["production"]["inserted"] == 6
-    assert databricks.uploads == []
-    assert sum(statement.startswith("CREATE OR REPLACE") for statement in databricks.statements) == 2
+    assert maang(*plan).result["batches"] == 3  # at most two of the five sessions are small enough
 
 
 NO_SCHEMA = Fault(error="[SCHEMA_NOT_FOUND] The schema cannot be found. SQLSTATE: 42704")
@@ -278,8 +272,9 @@ SPOILED: dict[str, Callable[[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("moment", ["WITH maang_in_staging", "MERGE INTO"])
-@pytest.mark.parametrize("check", SPOILED)
+@pytest.mark.parametrize(
+    ("check", "moment"), [("null_prices", "WITH maang_in_staging"), *((check, "MERGE INTO") for check in SPOILED)]
+)
 def test_rows_spoiled_after_the_audit_are_not_published(
     check: str, moment: str, databricks: StandIn, polygon: PolygonServer, maang: Maang
 ) -> None:
