@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -120,17 +121,15 @@ class Airflow:
         return json.loads(done.stdout.splitlines()[-1])
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its whole process group."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-            process.wait(15)
-        except ProcessLookupError:
-            break
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+def end(*processes: subprocess.Popen[bytes]) -> None:
+    """End processes and their whole process groups, all at the same time."""
+    for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, PATIENCE)):
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
 
 
 @dataclass
@@ -190,8 +189,7 @@ class StartedAirflow:
             self._start("scheduler")
 
     def stop(self) -> None:
-        for process in self.processes.values():
-            end(process)
+        end(*self.processes.values())
 
     def _healthy(self) -> bool | None:
         for name, process in self.processes.items():
