@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,16 @@ def envelope(outcome: Outcome) -> dict[str, Any]:
 def serve(polygon: PolygonServer, *tickers: str) -> None:
     """Let the server have plausible bars of these tickers on the session, and no others."""
     polygon.days[SESSION] = [row(ticker, SESSION) for ticker in tickers]
+
+
+def held(event: threading.Event, text: str = "") -> Callable[[str], None]:
+    """For `PolygonServer.always`: a call whose path contains `text` waits for the event, and then gets its usual answer."""
+
+    def wait(path: str) -> None:
+        if text in path:
+            event.wait(PATIENCE)
+
+    return wait
 
 
 def completed(argv: Sequence[str], *, program: Program = MAANG, stdout: int | IO[str] = subprocess.PIPE) -> Outcome:

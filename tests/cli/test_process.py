@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -35,6 +36,7 @@ from tests.cli.helpers import (
     completed,
     envelope,
     failed,
+    held,
     on_terminal,
     outcome_of,
     serve,
@@ -42,7 +44,7 @@ from tests.cli.helpers import (
     wait_until,
 )
 from tests.conftest import Maang, Outcome
-from tests.polygon_server import Answer, PolygonServer, grouped, row
+from tests.polygon_server import Answer, PolygonServer, row
 
 
 @pytest.fixture(autouse=True)
@@ -420,14 +422,15 @@ IGNORING = {
 def test_signal_that_is_ignored_stays_ignored(script: str, polygon: PolygonServer) -> None:
     """A shell without job control ignores SIGINT in its background jobs; nohup ignores SIGHUP."""
     serve(polygon, "META")
-    polygon.script.append(Answer(body=grouped([row("META", SESSION)]), delay=2))
+    signalled = threading.Event()
+    polygon.always = held(signalled)
     number = signal.SIGHUP if "nohup" in script else signal.SIGINT
     command = f"sh -c 'echo $$ >pid; exec {shlex.join([*PROGRAM, 'run-day', *META, '-q', '--json'])}'"
     with started("-c", script.format(command=command), program=["sh"]) as process:
         wait_until(lambda: polygon.requests, process)
         for _ in range(3):
             os.kill(int(Path("pid").read_text()), number)
-            time.sleep(0.1)
+        signalled.set()
         outcome = outcome_of(process)
     assert outcome.code == 0, outcome
     assert envelope(outcome)["outcome"] == "done"
@@ -614,8 +617,12 @@ def test_pipe_gets_no_codes_whatever_the_terminal_is(maang: Maang, monkeypatch: 
 
 def test_step_is_shown_on_a_terminal_and_removed(polygon: PolygonServer) -> None:
     serve(polygon, "META")
-    polygon.script.append(Answer(body=grouped([row("META", SESSION)]), delay=0.5))
-    code, written = on_terminal("run-day", *META)
+    shown = threading.Event()
+    polygon.always = held(shown)
+    terminal = Terminal("run-day", *META)
+    terminal.read_until(" ingest")
+    shown.set()
+    code, written = terminal.end()
     assert code == 0
     assert re.search(r"[^ \n\x1b] \x1b?(\[[0-9;]*m)?ingest", written), "the step that runs"
     assert written.rfind(SHOW_CURSOR) > written.rfind(HIDE_CURSOR)

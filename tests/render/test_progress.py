@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import date
@@ -21,7 +21,7 @@ from maang_cli.render import ProgressDisplay
 from maang_cli.sources import SOURCES
 from maang_cli.warehouses import WAREHOUSES
 from tests import settings
-from tests.cli.helpers import CODES, PATIENCE, on_terminal
+from tests.cli.helpers import CODES, PATIENCE, Terminal, held, on_terminal
 from tests.conftest import Maang, Outcome
 from tests.polygon_server import PolygonServer, row
 
@@ -96,13 +96,14 @@ def test_time_left_is_the_plans_if_no_call_has_to_wait(
     assert first.groups() == ("0", "0", "2", "0")
 
 
-def test_terminal_shows_a_bar_and_removes_it(market: PolygonServer) -> None:
-    def delay(path: str) -> None:
-        if "META" in path:
-            time.sleep(0.7)
-
-    market.always = delay
-    code, written = on_terminal("backfill", *RANGE, *OURS, "--json")
+def test_terminal_shows_a_bar_and_removes_it(market: PolygonServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAANG_RETRY_SECONDS", "600")
+    shown = threading.Event()
+    market.always = held(shown, "META")
+    terminal = Terminal("backfill", *RANGE, *OURS, "--json")
+    terminal.read_until("0 of 14 sessions")
+    shown.set()
+    code, written = terminal.end()
     assert code == 0
     plain = CODES.sub("", written)
     assert re.search(r"backfill +[━╺╸]+ +0 of 14 sessions, 0 rows, \d of 4 calls", plain)

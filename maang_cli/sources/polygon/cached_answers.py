@@ -5,7 +5,7 @@ Memory stays bounded, and the next run of a killed one reuses its answers: at a 
 
 import sqlite3
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -48,14 +48,19 @@ class Answer:
     """Of its row in the file; None: it has no bars."""
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 class CachedAnswers:
     """The answers of one run, and of killed earlier ones. One run at a time has the file; others use a temporary one."""
 
-    def __init__(self, path: Path, vendor: str, resume: Resume | None = None) -> None:
+    def __init__(self, path: Path, vendor: str, resume: Resume | None = None, now: Callable[[], datetime] = _now) -> None:
         """With `resume`, earlier runs' answers to that request are reused, and this run's answers are kept if it is killed."""
         self._path = path
         self._vendor = vendor
         self._resume = resume
+        self._now = now
         self._file: sqlite3.Connection | None = None
         self.answers: list[Answer] = []
         """In the order in which they came."""
@@ -99,7 +104,7 @@ class CachedAnswers:
             if file.execute("SELECT sql FROM sqlite_schema").fetchall() != [(_TABLE,)]:
                 file.execute("DROP TABLE IF EXISTS answers")
                 file.execute(_TABLE)
-            now = datetime.now(UTC)
+            now = self._now()
             file.execute("DELETE FROM answers WHERE fetched_at NOT BETWEEN ? AND ?", ((now - KEPT).isoformat(), now.isoformat()))
             file.execute("COMMIT")
             self.answers = [*self._load(file, resume), *self.answers]
@@ -139,7 +144,7 @@ class CachedAnswers:
         if rows.num_rows:
             if self._file is None:
                 self._file = self._open()
-            now = datetime.now(UTC)
+            now = self._now()
             # A later run may reuse it only from its first bar on, because the plan's history may begin there and move on, up to
             # its last bar or the last session that was final: what comes after that may appear, or change.
             reusable = pc.min(rows["session"]).as_py(), min(pc.max(rows["session"]).as_py(), calendar.last_final(now))

@@ -37,12 +37,15 @@ class Retention:
     """How old a snapshot may be that is not the newest; None: any age."""
 
 
-def expired(metadata: TableMetadata, keep: Retention) -> list[int]:
-    """The oldest snapshots: those beyond the number to keep, or too old. A snapshot with a tag or a branch stays."""
+def expired(metadata: TableMetadata, keep: Retention, now: float) -> list[int]:
+    """The oldest snapshots: those beyond the number to keep, or too old. A snapshot with a tag or a branch stays.
+
+    `now`: seconds since 1970.
+    """
     named = {ref.snapshot_id for ref in metadata.refs.values()}
     past = sorted(metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
     too_many = max(len(past) - keep.snapshots, 0)
-    since = 0 if keep.days is None else time.time() * 1000 - keep.days * DAY_MILLIS
+    since = 0 if keep.days is None else now * 1000 - keep.days * DAY_MILLIS
     too_old = next((i for i, snapshot in enumerate(past) if snapshot.timestamp_ms >= since), len(past))
     return [snapshot.snapshot_id for snapshot in past[: max(too_many, too_old)] if snapshot.snapshot_id not in named]
 

@@ -10,6 +10,7 @@ Layout, under one folder:
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -240,7 +241,7 @@ class Store:
 
     def _expire(self, transaction: Transaction) -> tuple[list[Path], int]:
         """Expire old snapshots with the transaction; returns the files to delete after the commit, and how many expired."""
-        expired = retention.expired(transaction.table_metadata, self._keep)
+        expired = retention.expired(transaction.table_metadata, self._keep, time.time())
         if not expired:
             return [], 0
         unreachable = retention.only_reached_by(expired, transaction)

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, suppress
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -52,15 +52,30 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "answers" / "maang.db"
 
 
+class Clock:
+    """The time in UTC, or a time that stands still until a test moves it."""
+
+    moment: datetime | None = None
+
+    def __call__(self) -> datetime:
+        return self.moment or datetime.now(UTC)
+
+
 def opened(
-    path: Path, tickers: Collection[str] = TICKERS, first: date = FIRST, last: date = LAST, *, vendor: str = "here"
+    path: Path,
+    tickers: Collection[str] = TICKERS,
+    first: date = FIRST,
+    last: date = LAST,
+    *,
+    vendor: str = "here",
+    clock: Clock | None = None,
 ) -> CachedAnswers:
-    return CachedAnswers(path, vendor, Resume(frozenset(tickers), first, last))
+    return CachedAnswers(path, vendor, Resume(frozenset(tickers), first, last), clock or Clock())
 
 
-def keep(path: Path, *tickers: str, days: Sequence[date] = DAYS, volume: int = 100) -> None:
+def keep(path: Path, *tickers: str, days: Sequence[date] = DAYS, volume: int = 100, clock: Clock | None = None) -> None:
     """Leave these answers, as a killed run does."""
-    with opened(path, tickers) as cached:
+    with opened(path, tickers, clock=clock) as cached:
         for ticker in tickers:
             cached.add(ticker, days[0], days[-1], bars(ticker, *days, volume=volume))
 
@@ -69,9 +84,9 @@ def spans(cached: CachedAnswers) -> list[tuple[str, date, date]]:
     return [(answer.ticker, answer.first, answer.last) for answer in cached.answers]
 
 
-def kept(path: Path) -> list[tuple[str, date, date]]:
+def kept(path: Path, clock: Clock | None = None) -> list[tuple[str, date, date]]:
     """What the next run of all tickers reuses."""
-    with opened(path) as cached:
+    with opened(path, clock=clock) as cached:
         return spans(cached)
 
 
@@ -240,59 +255,64 @@ def test_sessions_that_stay_keep_the_order_of_their_answers(path: Path) -> None:
     assert found == [("A", day, 2 if day in DAYS[2:9] else 1) for day in DAYS if day not in DAYS[4:6]]
 
 
-def at(monkeypatch: pytest.MonkeyPatch, now: datetime) -> None:
-    class Then(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
-            return now
-
-    monkeypatch.setattr(cached_answers, "datetime", Then)
+@pytest.fixture
+def clock() -> Clock:
+    """It stands at an instant long after the last session."""
+    clock = Clock()
+    clock.moment = datetime(2025, 11, 10, 12, tzinfo=UTC)
+    return clock
 
 
 @pytest.mark.parametrize("microsecond", [0, 1], ids=["full second", "fraction"])
-def test_answers_are_reused_for_a_week(path: Path, monkeypatch: pytest.MonkeyPatch, microsecond: int) -> None:
-    came = datetime(2025, 11, 10, 12, microsecond=microsecond, tzinfo=UTC)
-    at(monkeypatch, came)
-    keep(path, "A")
-    at(monkeypatch, came + timedelta(days=7))
-    assert kept(path) == whole("A")
-    at(monkeypatch, came + timedelta(days=7, microseconds=1))
-    assert kept(path) == []
+def test_answers_are_reused_for_a_week(path: Path, clock: Clock, microsecond: int) -> None:
+    clock.moment = came = datetime(2025, 11, 10, 12, microsecond=microsecond, tzinfo=UTC)
+    keep(path, "A", clock=clock)
+    clock.moment = came + timedelta(days=7)
+    assert kept(path, clock) == whole("A")
+    clock.moment += timedelta(microseconds=1)
+    assert kept(path, clock) == []
 
 
-def test_answers_from_the_future_are_not_reused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    came = datetime(2025, 11, 10, 12, tzinfo=UTC)
-    at(monkeypatch, came)
-    keep(path, "A")
-    at(monkeypatch, came - timedelta(hours=1))  # the clock was wrong, and was set back
-    keep(path, "B")
-    assert kept(path) == whole("B")
+def test_answers_from_the_future_are_not_reused(path: Path, clock: Clock) -> None:
+    keep(path, "A", clock=clock)
+    set_back(clock)
+    keep(path, "B", clock=clock)
+    assert kept(path, clock) == whole("B")
 
 
-def test_clock_that_goes_back_during_a_run_does_not_matter(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    came = datetime(2025, 11, 10, 12, tzinfo=UTC)
-    at(monkeypatch, came)
-    with opened(path) as cached:
+def set_back(clock: Clock) -> None:
+    """The clock was wrong by an hour."""
+    assert clock.moment
+    clock.moment -= timedelta(hours=1)
+
+
+def test_clock_that_goes_back_during_a_run_does_not_matter(path: Path, clock: Clock) -> None:
+    with opened(path, clock=clock) as cached:
         cached.add("A", FIRST, LAST, bars("A", *DAYS))
-        at(monkeypatch, came - timedelta(hours=1))
+        set_back(clock)
         cached.add("B", FIRST, LAST, bars("B", *DAYS))
         assert [days_of(cached, name) for name in "AB"] == [set(DAYS)] * 2
         cached.forget()
     assert files(path) == set()
 
 
-def test_bar_that_may_still_change_is_fetched_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at(monkeypatch, datetime(2025, 10, 31, 20, 10, tzinfo=UTC))  # ten minutes after the close in New York
-    keep(path, "A")
-    assert kept(path) == [("A", FIRST, DAYS[-2])]
+@pytest.fixture
+def after_the_close(clock: Clock) -> Clock:
+    """Ten minutes after the last session's close in New York: its bars may still change."""
+    clock.moment = datetime(2025, 10, 31, 20, 10, tzinfo=UTC)
+    return clock
 
 
-def test_answer_with_only_bars_that_may_change_is_used_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    at(monkeypatch, datetime(2025, 10, 31, 20, 10, tzinfo=UTC))
-    with opened(path) as cached:
+def test_bar_that_may_still_change_is_fetched_again(path: Path, after_the_close: Clock) -> None:
+    keep(path, "A", clock=after_the_close)
+    assert kept(path, after_the_close) == [("A", FIRST, DAYS[-2])]
+
+
+def test_answer_with_only_bars_that_may_change_is_used_once(path: Path, after_the_close: Clock) -> None:
+    with opened(path, clock=after_the_close) as cached:
         cached.add("A", LAST, LAST, bars("A", LAST))
         assert days_of(cached, "A") == {LAST}
-    with opened(path) as cached:
+    with opened(path, clock=after_the_close) as cached:
         assert cached.lacking({LAST: frozenset("A")}) == {LAST: frozenset("A")}
         cached.forget()
     assert files(path) == set()
@@ -370,7 +390,10 @@ def waiting_run(end: Connection, path: Path) -> None:
 
     def announced(place: Path | str) -> sqlite3.Connection:
         file = connect(place)
-        end.send("has opened the file" if place else "uses a temporary file")
+        if not place:
+            end.send("uses a temporary file")
+        else:  # SQLite calls this when it carries out a statement; the one after this needs the lock
+            file.set_trace_callback(lambda statement: end.send("waits") if "locking_mode" in statement else None)
         return file
 
     cached_answers._connect = announced
@@ -385,8 +408,7 @@ def test_run_that_waits_for_a_file_which_is_then_deleted_goes_on(path: Path) -> 
     with opened(path) as one:
         one.add("A", FIRST, LAST, bars("A", *DAYS))
         process, end = start(waiting_run, path)
-        assert end.recv() == "has opened the file"
-        time.sleep(0.2)  # so that it waits for the lock
+        assert end.recv() == "waits"
         one.forget()
         assert files(path) <= {"maang.db-journal"}
     assert end.recv() == "uses a temporary file"
@@ -821,11 +843,8 @@ def test_nothing_is_kept_without_resume(source: Source, polygon: PolygonServer) 
     assert source.plan(MISSING, resume=ALL).cached == 0
 
 
-def test_plan_while_another_run_has_the_file_counts_no_cached_answers(
-    source: Source, polygon: PolygonServer, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plan_while_another_run_has_the_file_counts_no_cached_answers(source: Source, polygon: PolygonServer, home: Path) -> None:
     fail_at(source, polygon, "F")
-    monkeypatch.setattr(cached_answers, "LOCK_SECONDS", 0)
     with opened(home / "answers" / "maang.db"):
         assert source.plan(MISSING, resume=ALL).cached == 0
     assert source.plan(MISSING, resume=ALL).cached == 5
