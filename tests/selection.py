@@ -25,8 +25,23 @@ SLOW_FILES = {
 SLOW_FOLDERS = {"cli", "dags"}
 STEPS_FILES = {"test_diff.py", "test_pipeline.py", "test_split_table.py"}
 """Their tests run on both warehouses; on Spark only those marked `on_spark`, unless MAANG_TEST_SPARK=all."""
-LONGEST = ("dags", "spark", "tests/test_kill.py", "tests/cli/test_process.py")
-"""The groups of tests that take longest, the longest first."""
+LONGEST = (
+    "spark",
+    "dags",
+    "tests/test_kill.py",
+    "tests/warehouses/local/test_retention.py",
+    "tests/warehouses/local/test_errors.py",
+    "tests/test_pipeline.py",
+    "tests/warehouses/databricks/test_connection.py",
+    "tests/warehouses/test_contract.py",
+    "tests/cli/test_process.py",
+    "tests/warehouses/local/test_warehouse.py",
+    "tests/warehouses/local/test_power_cut.py",
+    "tests/test_backfill.py",
+    "tests/test_docs.py",
+    "tests/test_market.py",
+)
+"""The groups of tests that take longest, the longest first: one that begins last is what the others then wait for."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
