@@ -66,7 +66,6 @@ class Spark:
             "spark.sql.codegen.factoryMode": "NO_CODEGEN",
             # Each of these makes more jobs out of one statement, so that large tables are read or written faster.
             "spark.sql.adaptive.enabled": "false",
-            "spark.sql.autoBroadcastJoinThreshold": "-1",
             "spark.sql.optimizer.dynamicPartitionPruning.enabled": "false",
             "spark.sql.optimizer.runtime.rowLevelOperationGroupFilter.enabled": "false",
             "spark.sql.iceberg.distribution-mode": "none",
