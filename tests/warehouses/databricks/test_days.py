@@ -23,6 +23,8 @@ TICKERS = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
 DAY = date(2025, 10, 14)
 FIRST_DAY, USUAL_DAY, SAME_AGAIN = 15, 11, 9
 """Statements of a run-day: the first one creates a schema and three tables; one that changes nothing merges nothing."""
+KINDS = FIRST_DAY - 1
+"""Of the statements of the first day: `ingest` and `cumulate` read the known splits in the same words."""
 AFTER_A_SPLIT = USUAL_DAY + 1
 """One more looks whether the windows around the split are right."""
 
@@ -184,8 +186,8 @@ def test_fault_at_every_statement_of_a_day_heals(
     done = maang("run-day", "--date", str(DAY))
     databricks.fault = lambda statement: None
     assert done.code == 0, done.err
-    assert len(failed) == FIRST_DAY
-    assert done.err.count("trying again in") + done.err.count("computing it again") == FIRST_DAY
+    assert len(failed) == KINDS
+    assert done.err.count("trying again in") + done.err.count("computing it again") == KINDS
     assert maang("run-day", "--date", str(DAY), "--warehouse", "local").code == 0
     assert_same_tables()
 
@@ -205,7 +207,7 @@ def test_rerun_finishes_a_day_that_stopped_at_any_statement(databricks: StandIn,
         return Fault(error="[UC_QUOTA_EXCEEDED] The metastore is full. SQLSTATE: 53000")
 
     databricks.fault = stop_at_the_next
-    for number in range(1, FIRST_DAY + 1):
+    for number in range(1, KINDS + 1):
         done = maang("run-day", "--date", str(DAY))
         assert (done.code, len(stopped)) == (4, number), done.err
         assert "hint: ask an administrator to raise the quota" in done.err
@@ -213,6 +215,6 @@ def test_rerun_finishes_a_day_that_stopped_at_any_statement(databricks: StandIn,
             stored = databricks.rows("SELECT count(*) AS rows FROM maang.daily_stock_prices")
             assert stored == [{"rows": 5 if number > 10 else 0}]
     assert maang("run-day", "--date", str(DAY)).code == 0
-    assert len(stopped) == FIRST_DAY
+    assert len(stopped) == KINDS
     databricks.fault = lambda statement: None
     assert_same_tables()
