@@ -12,19 +12,25 @@ import pytest
 
 SLOW_FIXTURES = {"maang", "maang_process", "spark", "template"}
 """Whole commands, Spark and Airflow."""
-SLOW_FILES = {
+STEPS_FILES = {"test_diff.py", "test_pipeline.py", "test_split_table.py"}
+"""Their tests run on both warehouses; on Spark only those marked `on_spark`, unless MAANG_TEST_SPARK=all."""
+SLOW_FILES = STEPS_FILES | {
     "test_backfill.py",
     "test_benchmarks.py",
     "test_cached_answers.py",
+    "test_connection.py",
+    "test_contract.py",
+    "test_http.py",
     "test_kill.py",
     "test_market.py",
+    "test_power_cut.py",
     "test_progress.py",
+    "test_retention.py",
     "test_selection.py",
     "test_transcripts.py",
+    "test_warehouse.py",
 }
 SLOW_FOLDERS = {"cli", "dags"}
-STEPS_FILES = {"test_diff.py", "test_pipeline.py", "test_split_table.py"}
-"""Their tests run on both warehouses; on Spark only those marked `on_spark`, unless MAANG_TEST_SPARK=all."""
 LONGEST = (
     "spark",
     "dags",
@@ -50,7 +56,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: runs whole commands, Spark, Airflow or processes; scripts/check leaves it out")
+    config.addinivalue_line(
+        "markers", "slow: runs many days or whole commands, Spark, Airflow or processes; scripts/check leaves it out"
+    )
     config.addinivalue_line("markers", "on_spark: runs on Spark too without MAANG_TEST_SPARK=all; see tests/selection.py")
 
 
