@@ -169,12 +169,12 @@ def test_range_before_the_history_of_the_plan_exits_2(tickers: tuple[str, ...], 
 def test_call_that_stalls_exits_4_and_the_next_run_finishes(
     tickers: tuple[str, ...], silent: bool, maang: Maang, polygon: PolygonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MAANG_RETRY_SECONDS", "0.5")
+    monkeypatch.setenv("MAANG_RETRY_SECONDS", "3")  # all other calls must be done in this time, on a busy machine too
     ours = wide_open(polygon, tickers)
     stalled = "AAPL" if tickers == NARROW else str(DAYS[7])
     stall = Answer(delay=60) if silent else Answer(body=b"x" * 600, drip=0.1)
     polygon.always = lambda path: stall if stalled in path else None
-    with pytest.raises(SourceFailed, match=r"gave no usable answer within 0\.5 s") as failed:
+    with pytest.raises(SourceFailed, match="gave no usable answer within 3 s") as failed:
         batches.run(DAYS, 3 * len(tickers), tickers=ours[1])
     assert failed.value.exit_code == 4
     # Range calls come before the first batch. The session that stalls is in the third batch.
