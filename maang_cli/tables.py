@@ -147,7 +147,7 @@ def staged_sessions(table: Table) -> tuple[date, date]:
 
 def scratch(columns: tuple[Column, ...], stamp: str | None = None) -> Table:
     """A table of `maang doctor`, `maang_doctor_<Unix time>_<8 random hex>`."""
-    return Table(f"maang_doctor_{time.time():.0f}_{uuid.uuid4().hex[:8]}", columns, stamp)
+    return Table(f"maang_doctor_{int(time.time())}_{uuid.uuid4().hex[:8]}", columns, stamp)
 
 
 def scratch_made(name: str) -> int | None:
