@@ -301,7 +301,7 @@ def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
                 hint=f"publish them first: maang run-day {session_flags(request.sessions)}{{flags}}",
             )
         replaced = Replaced(warehouse.full_name(CUMULATIVE))
-        for query, days in _refreshes(warehouse, request, store_splits=True):
+        for query, days in _refreshes(warehouse, request, targets, store_splits=True):
             replaced += warehouse.replace(CUMULATIVE, query, days)
     except TableMissing as exc:
         raise _missing(warehouse, request, exc) from exc
@@ -315,13 +315,14 @@ def _affected(sessions: Iterable[date]) -> tuple[date, ...]:
     return tuple(sorted({day for session in sessions for day in calendar.affected(session)}))
 
 
-def _refreshes(warehouse: Warehouse, request: Request, *, store_splits: bool = False) -> Iterator[tuple[Query, Sequence[date]]]:
+def _refreshes(
+    warehouse: Warehouse, request: Request, targets: Sequence[date], *, store_splits: bool = False
+) -> Iterator[tuple[Query, Sequence[date]]]:
     """The windows that `cumulate` refreshes, each query with the sessions of its windows.
 
-    They are those that contain a session of the request, and those that reach over a split shortly before its first session,
-    which may have been learned late. The latter are normally right, and nothing is committed.
+    They are those that end on `targets`, and those that reach over a split shortly before the request's first session, which may
+    have been learned late. The latter are normally right, and nothing is committed.
     """
-    targets = _affected(request.sessions)
     first = request.sessions[0]
     since = min(calendar.window(targets[0])[0], first - splits.CLAIMS_BEFORE)
     known = split_table.judge_again(warehouse, request.tickers, since, targets[-1], request.sessions, keep=store_splits)
@@ -347,12 +348,12 @@ def diff(warehouse: Warehouse, request: Request, part: str = "production") -> Di
     A table that does not exist yet counts as empty.
 
     Raises:
-        NotStaged: there is no staging table, for production.
-        OutOfOrder: there is no production, for cumulative.
+        NotStaged: the part is production, and there is no staging table.
+        OutOfOrder: the part is cumulative, and production does not exist.
     """
     try:
         if part == "cumulative":
-            return differences(warehouse, CUMULATIVE, _refreshes(warehouse, request))
+            return differences(warehouse, CUMULATIVE, _refreshes(warehouse, request, _affected(request.sessions)))
         return staged_differences(warehouse, request.staging, request.tickers, request.sessions, request.spans)
     except TableMissing as exc:
         raise _missing(warehouse, request, exc) from exc

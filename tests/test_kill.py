@@ -422,15 +422,20 @@ def one_after_the_other(runner: Runner, place: Place, runs: Sequence[tuple[str, 
     return place.tables()
 
 
+def run_together(runner: Runner, place: Place, argvs: Sequence[tuple[str, ...]], after: Tables, what: str) -> None:
+    """Start the runs at the same time, on the home as it was kept. They must end well."""
+    place.restore()
+    forks = [runner.start(*argv) for argv in argvs]
+    runs = {argv: runner.wait(fork) for argv, fork in zip(argvs, forks, strict=True)}
+    must_end_well(runner, place, runs, after, what)
+
+
 @two
 def test_two_runs_at_the_same_time_end_well(runner: Runner, place: Place, requests: list[tuple[date, Sequence[str]]]) -> None:
     argvs = [(*run_day(day, place.home, tickers), *["--quiet"] * n) for n, (day, tickers) in enumerate(requests)]
     after = one_after_the_other(runner, place, argvs)
     for attempt in range(2):
-        place.restore()
-        forks = [runner.start(*argv) for argv in argvs]
-        runs = {argv: runner.wait(fork) for argv, fork in zip(argvs, forks, strict=True)}
-        must_end_well(runner, place, runs, after, f"attempt {attempt}")
+        run_together(runner, place, argvs, after, f"attempt {attempt}")
 
 
 @pytest.mark.parametrize("days", [(TUESDAY, TUESDAY), (TUESDAY, WEDNESDAY)], ids=["the-same-day", "different-days"])
@@ -443,10 +448,7 @@ def test_two_runs_at_the_same_time_learn_a_split_once(
     argvs = [(*run_day(day, place.home), *["--quiet"] * n) for n, day in enumerate(days)]
     after = one_after_the_other(runner, place, argvs)
     for attempt in range(2):
-        place.restore()
-        forks = [runner.start(*argv) for argv in argvs]
-        runs = {argv: runner.wait(fork) for argv, fork in zip(argvs, forks, strict=True)}
-        must_end_well(runner, place, runs, after, f"attempt {attempt}")
+        run_together(runner, place, argvs, after, f"attempt {attempt}")
         assert [(row["ticker"], row["state"]) for row in place.tables()[SPLITS] or []] == [("NFLX", "applied")]
 
 
