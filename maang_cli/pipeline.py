@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
+from decimal import Decimal
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from maang_cli import checks, split_table, splits, sql
+from maang_cli import checks, findings, gate, split_table, splits, sql
 from maang_cli import sessions as calendar
-from maang_cli.checks import AllowMissing, Audit
+from maang_cli.checks import AllowMissing, Audit, Kind, Outcome
 from maang_cli.diff import Differences, differences, staged_differences
 from maang_cli.errors import GateRefused, MaangError, NotOwner, NotStaged, OutOfOrder, PartlyRefused, StagingChanged
 from maang_cli.retries import STAGING_ATTEMPTS
@@ -19,7 +20,7 @@ from maang_cli.sources.base import Source
 from maang_cli.split_table import Learned
 from maang_cli.splits import Claims, Split
 from maang_cli.symbols import Symbols
-from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, Table, staging
+from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS, Table, staging
 from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, Spans, TableMissing, Warehouse
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maang")
 
+FOLLOWS = "follows from"
+"""In the text of a jump that an earlier one explains."""
+FEW_TICKERS = 3
+"""As many tickers are named in a hint."""
 SCHEMA = "schema"
 PARTS = (SCHEMA, "staging", "production", "cumulative")
 
@@ -42,6 +47,8 @@ class Request:
     universe: tuple[str, ...] | None = None
     """The tickers that name the staging table, if only a part of them is requested; None: `tickers`."""
     symbols: Symbols = field(default_factory=Symbols)
+    accept: tuple[checks.Acceptance, ...] = ()
+    """What a person accepts although it fails a check."""
 
     @property
     def staging(self) -> Table:
@@ -103,6 +110,11 @@ class Published:
         """Missing bars of published sessions that --allow-missing permits."""
         return tuple(row for row in self.audit.allowed if row.date not in self.audit.refused)
 
+    @property
+    def held(self) -> frozenset[tuple[str, date]]:
+        """Tickers and sessions of rows that were not published although the rest of their session was."""
+        return self.audit.held
+
 
 @dataclass(frozen=True)
 class Cumulated:
@@ -148,7 +160,7 @@ def init_tables(warehouse: Warehouse, request: Request, only: Sequence[str] = PA
     Raises:
         TableMismatch: a table exists with other columns.
     """
-    tables = {"production": (PRODUCTION, SPLITS), "cumulative": (CUMULATIVE,)}
+    tables = {"production": (PRODUCTION, SPLITS, FINDINGS), "cumulative": (CUMULATIVE,)}
     if request.sessions:
         tables["staging"] = (request.staging,)
     done: dict[bool, list[str]] = {True: [], False: []}
@@ -185,24 +197,29 @@ def claimed_splits(source: Source, request: Request) -> Claims:
     return source.splits(request.tickers, *split_table.claimed_range(request.sessions))
 
 
-def check(warehouse: Warehouse, request: Request) -> Audit:
-    """The gate's report on staging, with every check, passed or not.
+def check(warehouse: Warehouse, request: Request, known: Iterable[Split] | None = None) -> Audit:
+    """The gate's report on staging, with every check, passed or not. What it found is stored, and what the request accepts.
+
+    `known`: see `gate.audit`.
 
     Raises:
         NotStaged: there is no staging table.
     """
     try:
-        rows = warehouse.query(_on_staging(request, checks.report_sql))
+        audit = gate.audit(warehouse, request, known)
+        if request.accept:
+            findings.accept(warehouse, request, audit)
+            audit = gate.audit(warehouse, request, known)
     except TableMissing as exc:
         raise _missing(warehouse, request, exc) from exc
-    return checks.audit_of(request.sessions, warehouse.full_name(request.staging), rows.to_pylist())
+    findings.record(warehouse, request, audit)
+    return audit
 
 
 def promote(warehouse: Warehouse, request: Request, audit: Audit | None = None) -> Published:
-    """Audit staging, and publish the audited rows of the sessions that pass, in one commit.
+    """Audit staging, and publish the audited rows of the sessions that pass, in one commit, without those that are held.
 
-    `audit` is the report of a `check` just before; None: one is made here. It is for people, since the publishing itself audits
-    the rows again.
+    `audit` is the report of a `check` just before; None: one is made here. The publishing itself audits the rows again.
 
     Raises:
         GateRefused: no session passed; production is as before, staging is kept, and the error carries the audit.
@@ -213,12 +230,10 @@ def promote(warehouse: Warehouse, request: Request, audit: Audit | None = None) 
     passing = audit.passing
     if not passing:
         raise _refused(audit)
-    refuse_if = _on_staging(request, checks.forbidden_sql, passing)
     try:
-        query = publish_query(request.staging, request.tickers, passing, request.spans)
-        replaced = warehouse.replace(PRODUCTION, query, passing, refuse_if)
+        return Published(gate.publish(warehouse, request, audit), audit)
     except GateFailed as exc:
-        # Staging changed between the report and the publishing, which audits the rows again.
+        # Staging, or what it is compared with, changed between the report and the publishing, which audits the rows again.
         audit = check(warehouse, request)
         if not set(passing) <= set(audit.passing):
             raise _refused(audit) from exc
@@ -227,14 +242,6 @@ def promote(warehouse: Warehouse, request: Request, audit: Audit | None = None) 
         if exc.table == request.staging:
             raise _staging_dropped(audit.staging) from exc
         raise _missing(warehouse, request, exc) from exc
-    return Published(replaced, audit)
-
-
-def publish_query(staged: Table, tickers: Sequence[str], sessions: Sequence[date], spans: Spans | None = None) -> Query:
-    """What production receives from a staging table for these sessions, at least one."""
-    columns = ", ".join(f"CAST({column.name} AS {column.type}) AS {column.name}" for column in PRODUCTION.value_columns)
-    text = sql.text("publish", columns=columns, sessions=", ".join(map(sql.day, sessions)))
-    return Query(text, {"staging": Read(staged)}, tuple(tickers), spans or {})
 
 
 _BASES = {"ticker": "STRING", "number": "INTEGER", "first_date": "DATE", "last_date": "DATE"} | {
@@ -404,7 +411,7 @@ def run_day(source: Source, warehouse: Warehouse, request: Request, progress: Pr
     rows = source.bars(request.tickers, request.sessions)
     ingested = _stage(source, warehouse, request, rows)
     progress.done(ingested)
-    audit, published = publish_staged(warehouse, request, rows, progress)
+    audit, published = publish_staged(warehouse, request, rows, progress, ingested.splits.known)
     if published is None:
         raise _refused(audit)
     try:
@@ -420,8 +427,12 @@ def run_day(source: Source, warehouse: Warehouse, request: Request, progress: Pr
     return DayRun(ingested, audit, published, cumulated)
 
 
-def publish_staged(warehouse: Warehouse, request: Request, rows: pa.Table, progress: Progress) -> tuple[Audit, Published | None]:
+def publish_staged(
+    warehouse: Warehouse, request: Request, rows: pa.Table, progress: Progress, known: Iterable[Split] | None = None
+) -> tuple[Audit, Published | None]:
     """Audit `rows`, which are staged, and publish those of the sessions that pass; None if no session passes.
+
+    `known`: see `gate.audit`.
 
     If another run of the same request replaces or drops the staging table meanwhile, the rows are staged again: both runs
     publish the same bars, so either may continue.
@@ -432,7 +443,7 @@ def publish_staged(warehouse: Warehouse, request: Request, rows: pa.Table, progr
     for attempt in range(STAGING_ATTEMPTS):
         try:
             progress.begin("check")
-            audit = check(warehouse, request)
+            audit = check(warehouse, request, known)
             progress.done(audit)
             if not audit.passing:
                 return audit, None
@@ -518,7 +529,27 @@ def _refused(audit: Audit) -> GateRefused:
 
 
 def _kept(audit: Audit) -> str:
-    return f"the rows are kept in {audit.staging}: maang show --table staging {session_flags(audit.sessions)}{{flags}}"
+    """What to do about a refusal. Only the first few rows are known here, and one example of each kind will do."""
+    advice = []
+    rows = [(result.check, row) for result in audit.failed for row in result.rows if row.outcome is Outcome.REFUSED]
+    jumps = (row for check, row in rows if check.name == "jump" and _may_be_true(check, row))
+    if (jump := next(jumps, None)) is not None:
+        ratio = splits.nearest_simple(Decimal(str(jump.before)), Decimal(str(jump.after)))
+        split = f"{jump.ticker}:{jump.date}:{ratio.denominator}:{ratio.numerator}"
+        advice.append(f"if there was a split: maang splits --add {split}{{flags}}")
+    unlikely = (checks.Acceptance(row.ticker, row.date, check.name) for check, row in rows if _may_be_true(check, row))
+    if (accept := next(unlikely, None)) is not None:
+        advice.append(f"if it is right: maang promote {session_flags(audit.sessions)} --accept {accept}{{flags}}")
+    tickers = {row.ticker for check, row in rows if check.kind in (Kind.ROW, Kind.MISSING) and row.ticker}
+    if 0 < len(tickers) <= FEW_TICKERS and all(check.kind in (Kind.ROW, Kind.MISSING) for check, _ in rows):
+        advice.append(f"to publish the others: --allow-missing {','.join(sorted(tickers))}")
+    kept = f"the rows are kept in {audit.staging}: maang show --table staging {session_flags(audit.sessions)}{{flags}}"
+    return "; ".join([*advice, kept])
+
+
+def _may_be_true(check: checks.Check, row: checks.FailingRow) -> bool:
+    """Whether a person may accept the row, and no earlier row explains it."""
+    return check.acceptable and FOLLOWS not in row.found
 
 
 def session_flags(sessions: Sequence[date]) -> str:
@@ -526,13 +557,6 @@ def session_flags(sessions: Sequence[date]) -> str:
     if len(sessions) > 1 and tuple(sessions) == calendar.between(sessions[0], sessions[-1]):
         return f"--from {sessions[0]} --to {sessions[-1]}"
     return " ".join(f"--date {day}" for day in sessions)
-
-
-def _on_staging(
-    request: Request, text: Callable[[Mapping[date, int], AllowMissing], str], sessions: Sequence[date] | None = None
-) -> Query:
-    filled = text(request.listed(sessions or request.sessions), request.allow_missing)
-    return Query(filled, {"staging": Read(request.staging)}, request.tickers, request.spans)
 
 
 def _staging_dropped(staging: str) -> StagingChanged:

@@ -33,8 +33,13 @@ def _walk(day: date, step: int) -> Iterator[date]:
 
 def window(session: date) -> tuple[date, ...]:
     """The last WINDOW_LENGTH sessions up to and including `session`, oldest first."""
-    back = _walk(session, -1)
-    return tuple(reversed([next(back) for _ in range(WINDOW_LENGTH)]))
+    return before(session + timedelta(days=1), WINDOW_LENGTH)
+
+
+def before(session: date, number: int) -> tuple[date, ...]:
+    """The `number` sessions before a date, oldest first."""
+    back = _walk(session - timedelta(days=1), -1)
+    return tuple(reversed([next(back) for _ in range(number)]))
 
 
 def affected(session: date) -> tuple[date, ...]:

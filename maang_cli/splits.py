@@ -262,6 +262,15 @@ def to_newest(splits: Iterable[Split], first: date, last: date) -> Iterator[Basi
                 yield Basis(ticker, number, start, end, _up(factor), _up(1 / factor), own=False)
 
 
+SIMPLE = [Fraction(n) for n in range(2, 51)] + [Fraction(3, 2), Fraction(4, 3), Fraction(5, 2), Fraction(5, 4)]
+
+
+def nearest_simple(before: Decimal, after: Decimal) -> Fraction:
+    """The ratio of a common split, new shares for old ones, that would explain best how a price moved."""
+    moved = log(before / after)
+    return min([*SIMPLE, *(1 / ratio for ratio in SIMPLE)], key=lambda ratio: abs(moved - log(ratio)))
+
+
 def _factor(between: Iterable[Split]) -> Fraction:
     return prod((Fraction(split.split_from) / Fraction(split.split_to) for split in between), start=Fraction(1))
 

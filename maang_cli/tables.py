@@ -24,7 +24,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table's shape. Rows are keyed by `ticker` and `date`."""
+    """A table's shape. Rows are keyed by `ticker` and `date`, those of FINDINGS by all columns but the stamp."""
 
     name: str
     columns: tuple[Column, ...]
@@ -115,6 +115,27 @@ STAGING_COLUMNS = (
     *(replace(column, type=_STAGED.get(column.type, column.type), required=False) for column in PRODUCTION.value_columns),
 )
 """Wide and nullable, so that the check that names a wrong number refuses it, not a cast."""
+BAR = STAGING_COLUMNS[3:]
+"""What a staged row says about its ticker and session: prices, volume, transactions."""
+
+FINDINGS = Table(
+    "daily_stock_prices_findings",
+    (
+        Column("ticker", "STRING", "Symbol as the vendor spells it; NULL if the finding is about the whole session"),
+        Column("date", "DATE", "Session, a New York date on which NYSE traded", required=True),
+        Column("kind", "STRING", "check or revision"),
+        Column("name", "STRING", "The check, or the column that was revised"),
+        Column("outcome", "STRING", "refused, held, warned or accepted; revised or vanished"),
+        Column("found", "STRING", "What is wrong, in words"),
+        Column("before", "STRING", "The value before: of a jump the close before it, of a revision the replaced value"),
+        Column("after", "STRING", "The value after: of a jump the price that jumped, of a revision the new value"),
+        *(replace(column, comment=f"{column.comment}; of the row that the finding is about") for column in BAR),
+        Column("replaced_at", "TIMESTAMP", "Of a revision: insertion_timestamp of the replaced row, UTC"),
+        Column("seen_at", "TIMESTAMP", "When the finding was written, UTC"),
+    ),
+    stamp="seen_at",
+)
+"""What the gate and the revisions found. Two findings are the same if they differ in `seen_at` alone."""
 
 
 def staging(tickers: Iterable[str], sessions: Sequence[date]) -> Table:

@@ -17,7 +17,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from maang_cli import checks, pipeline
-from maang_cli.checks import ALLOW_NONE, AllowMissing, Audit, FailingRow
+from maang_cli.checks import ALLOW_NONE, AllowMissing, Audit, FailingRow, Outcome
 from maang_cli.pipeline import Request
 from maang_cli.schemas import arrow_schema
 from maang_cli.tables import STAGING_COLUMNS
@@ -27,7 +27,9 @@ from maang_cli.warehouses.local.warehouse import LocalWarehouse
 DAY, NEXT = date(2025, 10, 14), date(2025, 10, 15)
 CENT = Decimal("0.01")
 OVER_PRICE = Decimal("100000000.00")
-NAMES = ["missing_stocks", "null_prices", "price_ranges", "volume", "date_mismatch", "ticker_format", "duplicates"]
+SPECIFIED = ["missing_stocks", "null_prices", "price_ranges", "volume", "date_mismatch", "ticker_format"]
+OF_ONE_SESSION = [*SPECIFIED, "duplicates"]
+PLAUSIBILITY = ["jump", "spike", "repeat", "twins", "thin_session", "volume_low", "volume_high", "vwap_range"]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ PASSING = {
     "the lowest price": flat(CENT) | {"vwap": CENT},
     "the highest price": flat(checks.MAX_PRICE) | {"vwap": checks.MAX_PRICE},
     "no vwap": {"vwap": None},
-    "vwap beyond high and low": {"vwap": Decimal("99.99")},
+    "vwap a little beyond high": {"vwap": Decimal("11.00")},
     "one share": {"volume": 1},
     "the largest volume": {"volume": checks.MAX_VOLUME},
     "no transactions": {"transactions": None},
@@ -166,8 +168,9 @@ FAILING: dict[str, tuple[dict[str, Any], dict[str, int], str]] = {
 }
 
 
-def test_gate_has_its_seven_checks_and_each_states_its_promise() -> None:
-    assert [check.name for check in checks.CHECKS] == NAMES
+def test_gate_has_its_checks_in_order_and_each_states_its_promise() -> None:
+    assert [check.name for check in checks.CHECKS] == [*OF_ONE_SESSION, *PLAUSIBILITY]
+    assert [check.name for check in checks.CHECKS if check.acceptable] == PLAUSIBILITY
     assert all(len(check.promise) > 10 for check in checks.CHECKS)
 
 
@@ -183,7 +186,7 @@ def test_row_that_keeps_every_promise_passes(changes: dict[str, Any], warehouse:
     found = audit(warehouse, [row(**changes)])
     assert found.passed
     assert failed(found) == {}
-    assert [result.check.name for result in found.results] == NAMES
+    assert [result.check.name for result in found.results] == [*OF_ONE_SESSION, *PLAUSIBILITY]
 
 
 @pytest.mark.parametrize(("changes", "failing", "found"), FAILING.values(), ids=FAILING.keys())
@@ -261,8 +264,8 @@ def test_every_check_that_fails_is_reported(warehouse: LocalWarehouse) -> None:
         *[row("F")] * 2,
     ]
     found = audit(warehouse, rows, ("A", "B", "C", "D", "E", "F"))
-    assert failed(found) == dict.fromkeys(NAMES, 1) | {"missing_stocks": 2}
-    assert [result.check.name for result in found.failed] == NAMES
+    assert failed(found) == dict.fromkeys(OF_ONE_SESSION, 1) | {"missing_stocks": 2}
+    assert [result.check.name for result in found.failed] == OF_ONE_SESSION
 
 
 def test_row_that_breaks_several_promises_is_reported_by_each_check(warehouse: LocalWarehouse) -> None:
@@ -292,20 +295,42 @@ def test_every_allowed_missing_ticker_is_listed(warehouse: LocalWarehouse) -> No
     tickers = tuple("ABCDEFGHIJ")
     found = audit(warehouse, [row("A")], tickers, allow=AllowMissing(tickers=frozenset("BCDEFGHIJ")))
     assert found.passed
-    assert found.allowed == tuple(FailingRow(ticker, DAY, "no bar") for ticker in "BCDEFGHIJ")
+    assert found.allowed == tuple(FailingRow(ticker, DAY, "no bar", Outcome.ALLOWED) for ticker in "BCDEFGHIJ")
 
 
 def test_missing_ticker_that_is_not_allowed_is_refused_beside_one_that_is(warehouse: LocalWarehouse) -> None:
     found = audit(warehouse, [row("A")], ("A", "B", "C"), allow=AllowMissing(tickers=frozenset("BZ")))
     assert failed(found) == {"missing_stocks": 1}
     assert shown(found, "missing_stocks") == [("C", DAY, "no bar")]
-    assert found.allowed == (FailingRow("B", DAY, "no bar"),)
+    assert found.allowed == (FailingRow("B", DAY, "no bar", Outcome.ALLOWED),)
 
 
-def test_allow_missing_permits_missing_tickers_and_nothing_else(warehouse: LocalWarehouse) -> None:
-    allow = AllowMissing(tickers=frozenset("A"), percent=Decimal(100))
-    assert failed(audit(warehouse, [row("A", volume=0)], allow=allow)) == {"volume": 1}
-    assert failed(audit(warehouse, [row("A", NEXT)], allow=allow)) == {"date_mismatch": 1}
+def test_wrong_row_of_a_ticker_that_may_be_missing_is_held(warehouse: LocalWarehouse) -> None:
+    allow = AllowMissing(tickers=frozenset("A"))
+    for wrong, check in ((row("A", volume=0), "volume"), (row("A", NEXT), "date_mismatch")):
+        found = audit(warehouse, [wrong, row("B")], ("A", "B"), allow=allow)
+        assert found.passed
+        assert [(name, held.ticker) for name, held in found.rows(Outcome.HELD)] == [(check, "A")]
+        assert found.held == {("A", DAY)}
+
+
+def test_row_that_was_not_requested_is_never_held(warehouse: LocalWarehouse) -> None:
+    found = audit(warehouse, [row("A"), row("X")], ("A",), allow=AllowMissing(frozenset("AX"), Decimal(100)))
+    assert failed(found) == {"ticker_format": 1}
+    assert not found.held
+
+
+def test_nothing_is_held_on_a_session_that_is_refused(warehouse: LocalWarehouse) -> None:
+    found = audit(warehouse, [row("A", volume=0), row("X")], ("A",), allow=AllowMissing(frozenset("A")))
+    assert failed(found) == {"volume": 1, "ticker_format": 1}
+    assert not found.held
+
+
+def test_missing_and_held_tickers_count_together_and_each_once(warehouse: LocalWarehouse) -> None:
+    rows = [row("A"), row("B", volume=0, high=CENT), row("C")]
+    assert audit(warehouse, rows, tuple("ABCD"), allow=AllowMissing(percent=Decimal(50))).held == {("B", DAY)}
+    found = audit(warehouse, rows, tuple("ABCD"), allow=AllowMissing(percent=Decimal(49)))
+    assert failed(found) == {"missing_stocks": 1, "price_ranges": 1, "volume": 1}
 
 
 def test_allowed_share_applies_to_each_session_separately(warehouse: LocalWarehouse) -> None:

@@ -16,12 +16,13 @@ from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from maang_cli import checks, diff, missing, pipeline, sessions, split_table, sql
-from maang_cli.checks import AllowMissing
+from maang_cli import checks, diff, gate, missing, pipeline, sessions, split_table, sql
+from maang_cli.checks import Acceptance, AllowMissing, Audit, Round
+from maang_cli.pipeline import Request
 from maang_cli.schemas import arrow_schema
 from maang_cli.splits import Split
 from maang_cli.symbols import ALWAYS
-from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, STAGING_COLUMNS, staging
+from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS, STAGING_COLUMNS, staging
 from maang_cli.warehouses.base import Query
 from maang_cli.warehouses.local import warehouse as local
 from tests import expected
@@ -33,24 +34,40 @@ SESSIONS = expected.run_of(date(2025, 11, 12), 14)
 DUCKDB = duckdb.connect(config=local.DUCKDB)
 
 ALLOWED = AllowMissing(tickers=frozenset({"META"}), percent=Decimal("12.5"))
+STAGED = staging(TICKERS, SESSIONS[:2])
+HELD = frozenset({("META", SESSIONS[0])})
 REQUESTED = dict.fromkeys(SESSIONS[:2], len(TICKERS))
+NO_BASES = gate.bases_sql([], SESSIONS[0], SESSIONS[1])
+ROUND = Round(REQUESTED, ALLOWED, NO_BASES, frozenset({SESSIONS[1]}), HELD)
+ACCEPTED = [Acceptance("META", SESSIONS[0], "jump")]
+AUDIT = Audit(ROUND, "staging", (), ())
 FIRST, LAST = sql.day(SESSIONS[0]), sql.day(SESSIONS[1])
+
+
+def audited(text: str, judged: Round = ROUND) -> str:
+    """A text with the audit that it reads."""
+    return Query(text, parts={"audit": Query(checks.audit_sql(judged))}).whole().text
+
+
 TEXTS = {
-    "publish": pipeline.publish_query(staging(TICKERS, SESSIONS[:2]), TICKERS, SESSIONS[:2]).text,
+    "publish": gate.publish_query(STAGED, TICKERS, SESSIONS[:2]).text,
     "windows": pipeline.windows_query(TICKERS, SESSIONS[-2:]).text,
     "stored_tickers_by_session": sql.text("stored_tickers_by_session", first=FIRST, last=LAST),
     "table_rows": sql.text("table_rows", columns=", ".join(PRODUCTION.values), condition="TRUE"),
     "table_summary": sql.text("table_summary"),
     "missing_tickers": sql.text("missing_tickers", sessions=sql.rows(map(sql.day, SESSIONS[:2])), first=FIRST, last=LAST),
     "stale_windows": missing.stale_windows_query(TICKERS, SESSIONS[-2:]).text,
-    "unpublished_sessions": missing.unpublished_sessions_query(staging(TICKERS, SESSIONS[:2])).text,
-    "known_splits": split_table.known_query(
-        TICKERS, SESSIONS[0], SESSIONS[1], [("META", SESSIONS[1])], staging(TICKERS, SESSIONS[:2])
-    ).text,
+    "unpublished_sessions": missing.unpublished_sessions_query(STAGED).text,
+    "known_splits": split_table.known_query(TICKERS, SESSIONS[0], SESSIONS[1], [("META", SESSIONS[1])], STAGED).text,
     "adjusted_rows": pipeline.adjusted_text([], SESSIONS[:2], "TRUE"),
     "differences": diff.differences_query(CUMULATIVE, pipeline.windows_query(TICKERS, SESSIONS[-2:]), SESSIONS[-2:]).text,
-    "audit": checks.audit_sql(REQUESTED, checks.ALLOW_NONE),
-    "audit_report": checks.report_sql(REQUESTED, ALLOWED),
+    "publish_without_held": gate.publish_query(STAGED, TICKERS, SESSIONS[:2], held=HELD).text,
+    "audit": checks.audit_sql(ROUND),
+    "audit_report": audited(checks.report_sql()),
+    "forbidden": audited(checks.forbidden_sql(HELD)),
+    "findings": gate.findings_query(Request(TICKERS, SESSIONS[:2]), AUDIT, [Acceptance("META", SESSIONS[0], "jump")])
+    .whole()
+    .text,
 }
 TABLES = {
     "staging": arrow_schema(STAGING_COLUMNS).empty_table(),
@@ -59,8 +76,9 @@ TABLES = {
     "cumulative": arrow_schema(CUMULATIVE.columns).empty_table(),
     "stored": arrow_schema(CUMULATIVE.columns).empty_table(),
     "splits": arrow_schema(SPLITS.columns).empty_table(),
+    "findings": arrow_schema(FINDINGS.columns).empty_table(),
 }
-AUDITED = ["check_name", "ticker", "date", "found", "allowed"]
+AUDITED = ["check_name", "ticker", "date", "found", "before", "after", "outcome"]
 RESULTS = {
     "publish": list(PRODUCTION.values),
     "windows": list(CUMULATIVE.values),
@@ -77,7 +95,10 @@ RESULTS = {
         *(f"{when}_{name}" for name in CUMULATIVE.values[2:] for when in ("before", "after")),
         "replaced_at",
     ],
+    "publish_without_held": list(PRODUCTION.values),
     "audit": AUDITED,
+    "forbidden": ["ticker", "date"],
+    "findings": list(FINDINGS.values),
     "audit_report": [*AUDITED, "failing"],
 }
 
@@ -104,8 +125,8 @@ def test_text_runs_on_empty_tables_without_an_open_placeholder_and_returns_its_c
 
 def test_forbidding_query_is_empty_only_if_every_check_passes() -> None:
     for percent, rows in ((Decimal(100), 0), (Decimal(99), 2 * len(TICKERS))):
-        text = checks.forbidden_sql(REQUESTED, AllowMissing(percent=percent))
-        assert run(text, staging=TABLES["staging"]).num_rows == rows
+        text = audited(checks.forbidden_sql([]), Round(REQUESTED, AllowMissing(percent=percent), NO_BASES))
+        assert run(text, **TABLES).num_rows == rows
 
 
 def test_published_columns_are_the_value_columns_of_production_with_their_types() -> None:

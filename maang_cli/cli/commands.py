@@ -29,7 +29,14 @@ ASK_SECONDS = 3600
 """maang asks before a backfill that takes longer."""
 
 Refetch = Annotated[bool, typer.Option("--refetch", help="Fetch every session again, even if it is already stored.")]
-
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept",
+        metavar="TICKER:DATE:CHECK",
+        help="Publish a bar that is right, although this check says that it is unlikely. Repeat it for several. [default: none]",
+    ),
+]
 
 Part = StrEnum("Part", ["schema", "staging", "production", "cumulative"])
 ShownTable = StrEnum("ShownTable", ["production", "staging", "cumulative"])
@@ -76,7 +83,7 @@ def command(name: str, panel: str, without: Collection[str] = ()) -> Callable[[C
 
 
 @command("run-day", EVERYDAY)
-def run_day(run: Run, select: SessionOptions) -> None:
+def run_day(run: Run, select: SessionOptions, accept: Accept = None) -> None:
     """Load a whole day in one process: init-tables, ingest, check, promote, cumulate, drop-staging.
 
     Without --date: the last final session.
@@ -85,7 +92,7 @@ def run_day(run: Run, select: SessionOptions) -> None:
     """
     from maang_cli import pipeline
 
-    request = run.request(select, default_to_last=True, fetches=True)
+    request = run.request(select, default_to_last=True, fetches=True, accept=accept)
     done = pipeline.run_day(run.source, run.warehouse, request, run.progress)
     run.progress.say(f"the tables are in {run.warehouse.location}")
     run.finish(done, pipeline.verdict(done.audit))
@@ -96,6 +103,7 @@ def backfill(
     run: Run,
     select: SessionOptions,
     refetch: Refetch = False,
+    accept: Accept = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before a backfill of more than an hour.")] = False,
 ) -> None:
     """Fetch and publish every session of a range that production lacks, and refresh missing or stale windows.
@@ -106,7 +114,7 @@ def backfill(
     """
     from maang_cli import backfill, render
 
-    request = run.request(select, fetches=True)
+    request = run.request(select, fetches=True, accept=accept)
     todo = backfill.plan(run.source, run.warehouse, request, refetch=refetch)
     if todo.seconds > ASK_SECONDS and not yes and not run.progress.agrees(render.line(todo)):
         raise SettingsError(f"not started: this would take about {render.cost(todo)}", hint="give --yes, or a shorter range")
@@ -204,14 +212,14 @@ def check(run: Run, select: SessionOptions) -> None:
 
 
 @command("promote", STEPS)
-def promote(run: Run, select: SessionOptions) -> None:
+def promote(run: Run, select: SessionOptions, accept: Accept = None) -> None:
     """Audit staging, then publish exactly the audited rows of the sessions that pass, in one commit.
 
     Example: `maang promote --date 2025-10-14`
     """
     from maang_cli import pipeline
 
-    request = run.request(select)
+    request = run.request(select, accept=accept)
     published = pipeline.promote(run.warehouse, request)
     run.finish(published, pipeline.verdict(published.audit))
 

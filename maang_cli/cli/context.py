@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
@@ -15,6 +16,8 @@ from maang_cli.warehouses import WAREHOUSES
 
 # What a command needs beyond this is imported when it runs: `maang --help` loads no driver.
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from maang_cli.cli.options import SessionOptions, SharedOptions
     from maang_cli.cli.reply import Reply
     from maang_cli.pipeline import Request
@@ -53,11 +56,17 @@ class Run:
         return self._open.enter_context(contextlib.closing(opened))
 
     def request(
-        self, select: SessionOptions, *, required: bool = True, default_to_last: bool = False, fetches: bool = False
+        self,
+        select: SessionOptions,
+        *,
+        required: bool = True,
+        default_to_last: bool = False,
+        fetches: bool = False,
+        accept: Sequence[str] | None = None,
     ) -> Request:
         """The request for the selected sessions. If none is selected: for the last final one, for none, or a SettingsError.
 
-        `fetches`: the source is opened, so that what it has to say comes before the notes.
+        `fetches`: the source is opened, so that what it has to say comes before the notes. `accept`: see `findings`.
         """
         from maang_cli import sessions
         from maang_cli.pipeline import Request
@@ -85,6 +94,10 @@ class Run:
                 f"none of the tickers is listed on {spans(request.sessions)}",
                 hint="give other dates, or say in --tickers which symbols they had: NAME=SYMBOL:FIRST..LAST",
             )
+        if accept:
+            from maang_cli import findings
+
+            return replace(request, accept=findings.acceptances(accept, request.tickers, request.sessions))
         return request
 
     def finish(self, result: object, error: MaangError | None = None) -> None:

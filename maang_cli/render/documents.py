@@ -45,6 +45,7 @@ def _audit(value: Audit) -> dict[str, Any]:
             {
                 "name": outcome.check.name,
                 "promise": outcome.check.promise,
+                "kind": outcome.check.kind,
                 "failing": outcome.failing,
                 "rows": [asdict(row) for row in outcome.rows],
             }
@@ -82,6 +83,7 @@ def _published(value: Published) -> dict[str, Any]:
     return asdict(value.replaced) | {
         "refused": _refused(value.audit.refused),
         "allowed": [asdict(row) for row in value.allowed],
+        "held": [{"ticker": ticker, "session": day} for ticker, day in sorted(value.held)],
     }
 
 

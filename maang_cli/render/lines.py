@@ -1,13 +1,12 @@
 """Results in one line each."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from functools import singledispatch
 
 from maang_cli.backfill import BackfillProgress, Plan
-from maang_cli.checks import Audit, FailingRow
+from maang_cli.checks import Audit, Outcome
 from maang_cli.diff import ChangedCell, Differences
 from maang_cli.pipeline import Cumulated, Dropped, Ingested, Initialized, Published, Request
 from maang_cli.splits import Split
@@ -37,8 +36,7 @@ def _ingested(value: Ingested) -> str:
 @line.register(Audit)
 def _audit(value: Audit) -> str:
     passed = len(value.results) - len(value.failed)
-    allowed = allowed_missing(value.allowed)
-    return f"{passed} of {len(value.results)} checks passed{_refused(value)}{'; ' if allowed else ''}{allowed}"
+    return "; ".join([f"{passed} of {len(value.results)} checks passed{_refused(value)}", *remarks(value)])
 
 
 @line.register(Published)
@@ -180,11 +178,25 @@ def _refused(value: Audit) -> str:
     return f"; {len(value.refused)} of {plural(len(value.sessions), 'session')} refused"
 
 
-def allowed_missing(rows: Iterable[FailingRow]) -> str:
-    """Each missing ticker that is allowed, once, with the number of sessions if there are several; empty if there is none."""
-    days = Counter(str(row.ticker) for row in rows)
-    names = ", ".join(name if count == 1 else f"{name} ({count} sessions)" for name, count in days.items())
-    return f"{ALLOWED}: {names}" if names else ""
+def remarks(value: Audit) -> Iterator[str]:
+    """What is special about the published sessions, by kind, each ticker once."""
+    found = {ALLOWED: [("", row) for row in value.allowed]}
+    found |= {how: list(value.rows(outcome)) for outcome, how in REMARKS.items()}
+    for how, rows in found.items():
+        tickers: dict[str, set[str]] = {}
+        days: dict[str, set[date]] = {}
+        for check, row in rows:
+            if row.date not in value.refused:
+                tickers.setdefault(row.ticker or "the session", set()).add(check)
+                days.setdefault(row.ticker or "the session", set()).add(row.date)
+        names = [_remark(name, checks - {""}, len(days[name])) for name, checks in tickers.items()]
+        if names:
+            yield f"{how}: {', '.join(names[:FEW])}{f' and {len(names) - FEW} more' if len(names) > FEW else ''}"
+
+
+def _remark(name: str, checks: Iterable[str], days: int) -> str:
+    details = [*sorted(checks), *([f"{days} sessions"] if days > 1 else [])]
+    return f"{name} ({', '.join(details)})" if details else name
 
 
 FEW = 10
@@ -192,3 +204,9 @@ FEW = 10
 FEW_CELLS = 20
 """How many changed values are printed of what may be thousands."""
 ALLOWED = "missing, allowed by --allow-missing"
+REMARKS = {
+    Outcome.HELD: "held, allowed by --allow-missing",
+    Outcome.WARNED: "unusual",
+    Outcome.ACCEPTED: "accepted",
+}
+"""What a report calls a row that fails a check and does not refuse its session."""

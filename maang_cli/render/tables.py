@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maang_cli.backfill import Backfilled, Plan
-from maang_cli.checks import Audit
+from maang_cli.checks import Audit, FailingRow, Outcome
 from maang_cli.config import Configuration
 from maang_cli.diff import Differences
 from maang_cli.doctor import Checkup
@@ -23,13 +23,13 @@ from maang_cli.pipeline import Cumulated, DayRun, Dropped, Ingested, Initialized
 from maang_cli.render.lines import (
     ALLOWED,
     FEW,
-    allowed_missing,
     bytes_of,
     cell,
     changed_cells,
     fetch_splits,
     line,
     plural,
+    remarks,
     split_line,
     universe,
 )
@@ -75,8 +75,7 @@ def _ingested(value: Ingested) -> Iterator[RenderableType]:
 
 @people.register(Published)
 def _published(value: Published) -> Iterator[RenderableType]:
-    allowed = allowed_missing(value.allowed)
-    yield escape(f"{value.replaced.table}: {line(value)}{'; ' if allowed else ''}{allowed}")
+    yield escape("; ".join([f"{value.replaced.table}: {line(value)}", *remarks(value.audit)]))
 
 
 @people.register(Cumulated)
@@ -102,16 +101,19 @@ def _differences(value: Differences) -> Iterator[RenderableType]:
 def _audit(value: Audit) -> Iterator[RenderableType]:
     table = _table("check", "promise", "failing", "which rows")
     for outcome in value.results:
-        rows = "\n".join(f"{row.ticker} {row.date}: {row.found}" for row in outcome.rows)
+        rows = "\n".join(f"{row.ticker or 'session'} {row.date}{_how(row)}: {row.found}" for row in outcome.rows)
         more = outcome.failing - len(outcome.rows)
-        name = Text(outcome.check.name, style="bold red" if outcome.failing else "green")
+        name = Text(outcome.check.name, style="bold red" if outcome.refused else "yellow" if outcome.failing else "green")
         counted = str(outcome.failing) if outcome.failing else "none"
         table.add_row(name, Text(outcome.check.promise), counted, Text(rows + (f"\nand {more} more" if more else "")))
     yield table
     if len(value.sessions) > 1:
         yield from _refusals(value.refused)
-    if value.allowed:
-        yield escape(allowed_missing(value.allowed))
+    yield from map(escape, remarks(value))
+
+
+def _how(row: FailingRow) -> str:
+    return "" if row.outcome is Outcome.REFUSED else f" ({row.outcome})"
 
 
 @people.register(Checkup)

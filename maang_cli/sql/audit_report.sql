@@ -1,14 +1,13 @@
--- The audit as a report: for each check and session a count and the first few failing rows, and every missing bar that is allowed.
-WITH audit AS (
-{audit}
-), numbered AS (
+-- The audit as a report: for each check, outcome and session a count and the first few failing rows; every row that is held, and
+-- every missing bar that is allowed.
+WITH numbered AS (
   SELECT
-    check_name, ticker, date, found, allowed,
-    count(*) OVER (PARTITION BY check_name, allowed, date) AS failing,
-    row_number() OVER (PARTITION BY check_name, allowed, date ORDER BY ticker NULLS LAST, found) AS position
-  FROM audit
+    *,
+    count(*) OVER (PARTITION BY check_name, outcome, date) AS failing,
+    row_number() OVER (PARTITION BY check_name, outcome, date ORDER BY ticker NULLS LAST, found) AS position
+  FROM {audit} AS a
 )
-SELECT check_name, ticker, date, found, allowed, failing
+SELECT check_name, ticker, date, found, before, after, outcome, failing
 FROM numbered
-WHERE position <= {few} OR allowed
-ORDER BY check_name, allowed, date, position
+WHERE position <= {few} OR outcome IN ('allowed', 'held')
+ORDER BY check_name, outcome, date, position

@@ -5,12 +5,13 @@ Every verb may raise WarehouseDenied (2) if waiting can't help, or WarehouseFail
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from maang_cli import sql
 from maang_cli.errors import CommitLost, TableMismatch
 from maang_cli.symbols import ALWAYS
 from maang_cli.tables import Table, staged_sessions
@@ -38,8 +39,8 @@ Spans = Mapping[str, Sequence[tuple[date, date]]]
 class Query:
     """A SELECT in the SQL that every warehouse shares.
 
-    `{name}` in its text is a placeholder: a table of `reads`, or `{tickers}`, the requested tickers in the columns `ticker`,
-    `first_date` and `last_date`.
+    `{name}` in its text is a placeholder: a table of `reads`, the rows of a query of `parts`, or `{tickers}`, the requested
+    tickers in the columns `ticker`, `first_date` and `last_date`.
     """
 
     text: str
@@ -47,6 +48,30 @@ class Query:
     """By the name of the placeholder."""
     tickers: tuple[str, ...] = ()
     spans: Spans = field(default_factory=dict)
+    parts: Mapping[str, Query] = field(default_factory=dict)
+    """Queries for the same tickers, by the name of the placeholder. A warehouse need not run one twice on the same data."""
+
+    @property
+    def tables(self) -> list[Table]:
+        """All that is read."""
+        return [read.table for read in self.whole().reads.values()]
+
+    def whole(self) -> Query:
+        """The query with its parts inside its text."""
+        reads = dict(self.reads)
+        texts = {}
+        for name, part in self.parts.items():
+            texts[name] = f"(\n{part.text}\n)"
+            reads |= part.reads
+        return replace(self, text=sql.fill(self.text, texts), reads=reads, parts={})
+
+    def without(self, table: Table) -> Query:
+        """The query with this table as an empty one."""
+        empty = f"({sql.relation({column.name: column.type for column in table.columns}, ())})"
+        names = [name for name, read in self.reads.items() if read.table == table]
+        rest = {name: read for name, read in self.reads.items() if name not in names}
+        parts = {name: part.without(table) for name, part in self.parts.items()}
+        return replace(self, text=sql.fill(self.text, dict.fromkeys(names, empty)), reads=rest, parts=parts)
 
     def requested(self) -> Iterator[tuple[str, date, date]]:
         """The rows of `{tickers}`: each ticker with the first and last date of each of its spans."""
@@ -114,6 +139,17 @@ class TableMissing(Exception):
     def __init__(self, table: Table) -> None:
         super().__init__(table.name)
         self.table = table
+
+
+def query_optional(warehouse: Warehouse, query: Query, optional: Collection[Table]) -> pa.Table:
+    """The query's rows; a table in `optional` that does not exist is empty."""
+    while True:
+        try:
+            return warehouse.query(query)
+        except TableMissing as exc:
+            if exc.table not in optional:
+                raise
+            query = query.without(exc.table)
 
 
 def commit_lost(table: str, attempts: int) -> CommitLost:
@@ -187,6 +223,17 @@ class Warehouse(Protocol):
 
         Raises:
             GateFailed: `refuse_if` returned rows.
+            TableMissing: the table, or one that is read, does not exist.
+            CommitLost: another writer committed first, on every attempt.
+        """
+
+    def add(self, table: Table, query: Query) -> int:
+        """Add those of the query's rows that the table does not have yet, in one commit; returns how many.
+
+        The query yields the table's `values`. Two rows are the same if all of these are, NULL or not. If there is nothing to add,
+        nothing is committed. If another writer commits first, everything is computed again.
+
+        Raises:
             TableMissing: the table, or one that is read, does not exist.
             CommitLost: another writer committed first, on every attempt.
         """

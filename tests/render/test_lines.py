@@ -8,11 +8,11 @@ from decimal import Decimal
 import pytest
 
 from maang_cli.backfill import BackfillProgress, Batch, Plan
-from maang_cli.checks import FailingRow
+from maang_cli.checks import ALLOW_NONE, CHECKS, Audit, CheckResult, FailingRow, Outcome, Round
 from maang_cli.diff import ChangedCell
 from maang_cli.missing import MissingBars
 from maang_cli.pipeline import Cumulated, Dropped, Initialized, Request
-from maang_cli.render.lines import allowed_missing, bytes_of, cost, line, plural, reused
+from maang_cli.render.lines import bytes_of, cost, line, plural, remarks, reused
 from maang_cli.sources.base import Calls
 from maang_cli.warehouses.base import Replaced
 
@@ -101,10 +101,17 @@ def test_unchanged_tables_are_reported_as_such() -> None:
     assert line(Cumulated(Replaced("t"), ())) == "no windows"
 
 
-def test_missing_tickers_are_counted_by_session() -> None:
-    rows = [FailingRow("META", DAY, "no bar"), FailingRow("AAPL", DAY, "no bar"), FailingRow("META", NEXT, "no bar")]
-    assert allowed_missing(rows) == "missing, allowed by --allow-missing: META (2 sessions), AAPL"
-    assert allowed_missing([]) == ""
+def test_tickers_are_counted_by_session() -> None:
+    rows = [("META", DAY), ("AAPL", DAY), ("META", NEXT)]
+    allowed = tuple(FailingRow(ticker, day, "no bar", Outcome.ALLOWED) for ticker, day in rows)
+    held = (FailingRow("NFLX", DAY, "volume 0", Outcome.HELD),)
+    results = (CheckResult(CHECKS[3], {Outcome.HELD: 1}, held),)
+    judged = Round({DAY: 3, NEXT: 3}, ALLOW_NONE, "")
+    assert list(remarks(Audit(judged, "t", results, allowed))) == [
+        "missing, allowed by --allow-missing: META (2 sessions), AAPL",
+        "held, allowed by --allow-missing: NFLX (volume)",
+    ]
+    assert list(remarks(Audit(judged, "t", (), ()))) == []
 
 
 @pytest.mark.parametrize(

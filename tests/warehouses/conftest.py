@@ -14,7 +14,7 @@ import pytest
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table as IcebergTable
 
-from maang_cli.pipeline import publish_query
+from maang_cli.gate import publish_query
 from maang_cli.schemas import arrow_schema
 from maang_cli.tables import PRODUCTION, STAGING_COLUMNS, Table
 from maang_cli.warehouses import WAREHOUSES

@@ -12,7 +12,7 @@ from decimal import Decimal
 import pytest
 
 from maang_cli.errors import CommitLost, SettingsError, TableMismatch
-from maang_cli.pipeline import publish_query
+from maang_cli.gate import publish_query
 from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, Column, Table, staging
 from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, TableMissing, Warehouse
 from tests.warehouses.conftest import (

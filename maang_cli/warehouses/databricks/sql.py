@@ -120,6 +120,43 @@ WHEN NOT MATCHED AND s.ticker IS NOT NULL THEN INSERT ({", ".join(columns)}, {st
 VALUES ({", ".join(f"s.{column}" for column in columns)}, {now})"""
 
 
+@dataclass(frozen=True)
+class Add:
+    """The two statements of one `add`: how many rows it would add, and the addition."""
+
+    table: Table
+    name: str
+    """The table's full name, quoted."""
+    query: str
+    """With all its placeholders filled in."""
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def _columns(self) -> str:
+        return ", ".join(self.table.values)
+
+    def preview(self) -> str:
+        """One row: how many rows are new, and on which dates."""
+        return f"""SELECT count(*) AS added, concat_ws(',', collect_set(CAST(date AS STRING))) AS days
+FROM (SELECT {self._columns} FROM (
+{self.query}
+) AS new EXCEPT SELECT {self._columns} FROM {self.name})"""
+
+    def merge(self, days: Iterable[str]) -> str:
+        """One commit. A MERGE, because it conflicts with another writer that adds the same rows; an INSERT does not."""
+        same = " AND ".join(f"t.{column} <=> s.{column}" for column in self.table.values)
+        dates = ", ".join(f"DATE '{day}'" for day in sorted(days))
+        return f"""MERGE INTO {self.name} AS t
+USING (
+SELECT DISTINCT {self._columns} FROM (
+{self.query}
+) AS new
+) AS s
+ON t.date IN ({dates}) AND {same}
+WHEN NOT MATCHED THEN INSERT ({self._columns}, {self.table.stamp})
+VALUES ({", ".join(f"s.{column}" for column in self.table.values)}, TIMESTAMP '{self.now.isoformat()}')"""
+
+
 _SPELLED = {"LONG": "BIGINT", "INT": "INTEGER"}
 """The types of `tables.Column`, by the spelling of SHOW TABLE EXTENDED, `typeof` or the information schema, if it differs."""
 _COLUMN = re.compile(

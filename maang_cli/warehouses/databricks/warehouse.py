@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date
-from typing import NoReturn, TypeAlias
+from typing import NoReturn, TypeAlias, TypeVar
 
 import pyarrow as pa
 
@@ -15,7 +15,7 @@ from maang_cli import sql
 from maang_cli.errors import MaangError, NotOwner, SettingsError, WarehouseDenied
 from maang_cli.retries import COMMIT_ATTEMPTS, commit_pause
 from maang_cli.settings import Settings
-from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, Column, Table, differences
+from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS, Column, Table, differences
 from maang_cli.warehouses.base import GateFailed, Query, Replaced, Size, TableMissing, commit_lost, table_mismatch
 from maang_cli.warehouses.databricks import doctor
 from maang_cli.warehouses.databricks import settings as databricks_settings
@@ -32,6 +32,7 @@ from maang_cli.warehouses.databricks.errors import (
     Unfit,
 )
 from maang_cli.warehouses.databricks.sql import (
+    Add,
     Replace,
     columns_of,
     information_schema,
@@ -47,7 +48,9 @@ from maang_cli.warehouses.databricks.volume import Volume
 
 log = logging.getLogger("maang")
 
-_OWN = (PRODUCTION, CUMULATIVE, SPLITS)
+Done = TypeVar("Done")
+
+_OWN = (PRODUCTION, CUMULATIVE, SPLITS, FINDINGS)
 SMALL = 1000
 """The most rows that fit into one statement's text, 100 KB; more rows go through a volume."""
 Found: TypeAlias = dict[str, Column]
@@ -176,7 +179,8 @@ class DatabricksWarehouse:
         self.connection.run(statement)
 
     def query(self, query: Query) -> pa.Table:
-        filled = sql.fill(query.text, self._relations(query) | {"tickers": tickers_relation(query)})
+        query = query.whole()
+        filled = self._filled(query)
         tables = [read.table for read in query.reads.values()]
         try:
             rows = self.connection.run(filled, expect=(Missing, NoHistory, NothingSince, Unfit))
@@ -197,30 +201,51 @@ class DatabricksWarehouse:
         return rows.cast(pa.schema([pa.field(f.name, plain(f.type)) for f in rows.schema]))
 
     def replace(self, table: Table, query: Query, sessions: Sequence[date], refuse_if: Query | None = None) -> Replaced:
+        query, refuse_if = query.whole(), refuse_if and refuse_if.whole()
         statement = Replace(table, self.quoted(table), self._relations(query, refuse_if), query, refuse_if, tuple(sessions))
-        tables = [table, *(read.table for each in (query, refuse_if) if each for read in each.reads.values())]
-        for attempt in range(1, COMMIT_ATTEMPTS + 1):
+
+        def attempt() -> Replaced:
+            found = self.connection.run(statement.preview(), expect=(Missing, Unfit)).to_pylist()[0]
+            if found["refused"]:
+                raise GateFailed
+            if found["kinds"] is not None:
+                self._must_fit(table, statement.columns(found["kinds"]))
+            counts = (int(found[name]) for name in ("inserted", "updated", "deleted", "unchanged"))
+            done = Replaced(self.full_name(table), *counts)
+            if not done.changed:  # a MERGE that changes nothing would commit an empty snapshot
+                return done
+            merge = statement.merge(deletes=done.deleted > 0)
             try:
-                found = self.connection.run(statement.preview(), expect=(Missing, Unfit)).to_pylist()[0]
-                if found["refused"]:
-                    raise GateFailed
-                if found["kinds"] is not None:
-                    self._must_fit(table, statement.columns(found["kinds"]))
-                done = Replaced(
-                    self.full_name(table), *(int(found[name]) for name in ("inserted", "updated", "deleted", "unchanged"))
-                )
-                if not done.changed:  # a MERGE that changes nothing would commit an empty snapshot
-                    return done
-                merge = statement.merge(deletes=done.deleted > 0)
                 rows = self.connection.run(merge, expect=(Missing, Unfit, Conflict, GateRaised))
-                return self._counted(done, rows)
-            except Conflict:
-                if attempt < COMMIT_ATTEMPTS:
-                    pause = commit_pause(attempt)
-                    log.warning("another writer has changed %s; computing it again in %.1f s", self.full_name(table), pause)
-                    self._wait(pause)
             except GateRaised as exc:
                 raise GateFailed from exc
+            return self._counted(done, rows)
+
+        return self._commit(attempt, table, query, refuse_if)
+
+    def add(self, table: Table, query: Query) -> int:
+        query = query.whole()
+        statement = Add(table, self.quoted(table), self._filled(query))
+
+        def attempt() -> int:
+            found = self.connection.run(statement.preview(), expect=(Missing, Unfit)).to_pylist()[0]
+            if found["added"]:
+                self.connection.run(statement.merge(found["days"].split(",")), expect=(Missing, Unfit, Conflict))
+            return int(found["added"])
+
+        return self._commit(attempt, table, query)
+
+    def _commit(self, attempt: Callable[[], Done], table: Table, *queries: Query | None) -> Done:
+        """Try to commit to a table, again if another writer commits first; the queries say what is read."""
+        tables = [table, *(read.table for each in queries if each for read in each.reads.values())]
+        for number in range(1, COMMIT_ATTEMPTS + 1):
+            try:
+                return attempt()
+            except Conflict:
+                if number < COMMIT_ATTEMPTS:
+                    pause = commit_pause(number)
+                    log.warning("another writer has changed %s; computing it again in %.1f s", self.full_name(table), pause)
+                    self._wait(pause)
             except Missing as exc:
                 raise self._missing(exc, tables) from exc
             except Unfit as exc:
@@ -281,6 +306,9 @@ class DatabricksWarehouse:
     def quoted(self, table: Table) -> str:
         """The table's full name in SQL."""
         return quote(f"{self._schema}.{table.name}")
+
+    def _filled(self, query: Query) -> str:
+        return sql.fill(query.text, self._relations(query) | {"tickers": tickers_relation(query)})
 
     def _relations(self, *queries: Query | None) -> dict[str, str]:
         """The tables of the queries, by their placeholders."""

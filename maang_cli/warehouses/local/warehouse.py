@@ -83,6 +83,8 @@ class LocalWarehouse:
         self._duckdb = duckdb.connect(config=DUCKDB)
         self._registered: tuple[Sequence[str], Spans] | None = None
         """The tickers that DuckDB knows as a relation, and when they are requested."""
+        self._part: tuple[object, pa.Table] | None = None
+        """The last part of a query that was run, and on which data: the gate audits twice, mostly the same data."""
 
     def full_name(self, table: Table) -> str:
         return f"{self._store.schema}.{table.name}"
@@ -196,6 +198,30 @@ class LocalWarehouse:
                 log.debug("%s; computing it again", exc.message)
         raise commit_lost(self.full_name(table), COMMIT_ATTEMPTS)
 
+    def add(self, table: Table, query: Query) -> int:
+        for _ in range(COMMIT_ATTEMPTS):
+            with suppress(Overtaken, FileGone), self._store.writing(table.name) as writer:
+                target = self._must(table)
+                relations = self._relations(query)
+                with self._store.reading(*relations.files):
+                    new = self._run(query, relations.names).cast(arrow_schema(table.value_columns))
+                existing, tasks = self._partitions(table, target, set(new["date"].to_pylist()))
+                columns = ", ".join(table.values)
+                known = {"new": new, "old": existing.rows}
+                added = self._run_on(f"SELECT {columns} FROM {{new}} EXCEPT SELECT {columns} FROM {{old}}", known).cast(
+                    new.schema
+                )
+                if added.num_rows:
+                    days = set(added["date"].to_pylist())
+                    # One file for each date, as in the other tables: many small ones would have to be compacted.
+                    stay = existing.rows.filter(pc.is_in(existing.rows["date"], pa.array(sorted(days), pa.date32())))
+                    stamp = pa.repeat(pa.scalar(datetime.now(UTC), pa.timestamp("us", tz="UTC")), added.num_rows)
+                    rows = pa.concat_tables([stay, added.append_column(str(table.stamp), stamp)], promote_options="permissive")
+                    old_files = [task.file for task in tasks if day_of(task.file) in days]
+                    self._store.commit(target.transaction(), old_files, rows.sort_by("date"), writer)
+                return len(added)
+        raise commit_lost(self.full_name(table), COMMIT_ATTEMPTS)
+
     def remove_unreadable(self, table: Table, sessions: Sequence[date]) -> tuple[date, ...]:
         if not self._store.exists(table.name):
             return ()
@@ -263,11 +289,14 @@ class LocalWarehouse:
         return result
 
     def _relations(self, query: Query, refuse_if: Query | None = None) -> _Relations:
-        reads = dict(query.reads) | (dict(refuse_if.reads) if refuse_if else {})
+        queries = (query, refuse_if) if refuse_if else (query,)
+        reads = {name: read for each in queries for name, read in each.reads.items()}
+        parts = {name: self._rows_of(part) for each in queries for name, part in each.parts.items()}
         relations = _Relations({"tickers": self._requested(query)}, [])
         for name, read in reads.items():
             relations.names[name], files = self._relation(name, read)
             relations.files.append(files)
+        relations.names.update({name: self._register(name, rows) for name, rows in parts.items()})
         return relations
 
     def _requested(self, query: Query) -> str:
@@ -280,6 +309,15 @@ class LocalWarehouse:
             self._register("tickers", pa.table(rows, REQUESTED) if rows else REQUESTED.empty_table())
             self._registered = query.tickers, query.spans
         return "maang_tickers"
+
+    def _rows_of(self, part: Query) -> pa.Table:
+        """The rows of a part; those of the last one, if the same is asked for and nobody has changed its tables."""
+        relations = self._relations(part)
+        key = part, [table.metadata_location for table, _ in relations.files]
+        if self._part is None or self._part[0] != key:
+            with self._store.reading(*relations.files):
+                self._part = key, self._run(part, relations.names)
+        return self._part[1]
 
     def _register(self, name: str, rows: pa.Table) -> str:
         """The name by which DuckDB knows `rows`."""

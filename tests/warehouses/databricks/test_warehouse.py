@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from maang_cli.errors import CommitLost, MaangError, WarehouseFailed
-from maang_cli.pipeline import publish_query
+from maang_cli.gate import publish_query
 from maang_cli.retries import COMMIT_ATTEMPTS, LONGEST_WAIT_SECONDS
 from maang_cli.schemas import arrow_schema
 from maang_cli.tables import PRODUCTION, STAGING_COLUMNS, staging

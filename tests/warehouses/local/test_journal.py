@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from maang_cli.pipeline import publish_query
+from maang_cli.gate import publish_query
 from maang_cli.tables import CUMULATIVE, PRODUCTION, staging
 from maang_cli.warehouses.local import disk
 from maang_cli.warehouses.local.warehouse import LocalWarehouse

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyiceberg.table import Table as IcebergTable
 
-from maang_cli import pipeline, sessions
+from maang_cli import gate, pipeline, sessions
 from maang_cli.errors import CommitLost, ExitCode, MaangError, TableMismatch
 from maang_cli.retries import COMMIT_ATTEMPTS
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Column
@@ -294,7 +294,7 @@ def test_replace_is_computed_again_if_a_file_is_gone(local: LocalWarehouse, home
 
     local.stage(STAGING, staged(closes("10.80")))
     monkeypatch.setattr(local, "_run", gone)
-    done = local.replace(PRODUCTION, pipeline.publish_query(STAGING, ["META"], [TUESDAY]), [TUESDAY])
+    done = local.replace(PRODUCTION, gate.publish_query(STAGING, ["META"], [TUESDAY]), [TUESDAY])
     assert done.inserted == 1
     assert without_stamp(content(local)) == closes("10.80")
     assert unreachable(home) == []

@@ -1,0 +1,133 @@
+"""The gate between staging and production: audit what is staged, in rounds, and publish exactly what passed.
+
+A wrong row must not make the next session's rows wrong: rows that are held, and sessions that are refused, are no earlier rows of
+others. What they are is known only after an audit, so the audit is repeated without them until nothing changes. A verdict depends
+on earlier sessions alone, so that ends, and the same bars get the same verdicts in one batch and day by day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from typing import TYPE_CHECKING
+
+from maang_cli import checks, split_table, splits, sql
+from maang_cli import sessions as calendar
+from maang_cli.checks import Audit, Round
+from maang_cli.splits import Split
+from maang_cli.tables import BAR, FINDINGS, PRODUCTION, Table
+from maang_cli.warehouses.base import Query, Read, Replaced, Spans, TableMissing, Warehouse, query_optional
+
+if TYPE_CHECKING:
+    from maang_cli.pipeline import Request
+
+OPTIONAL = (PRODUCTION, FINDINGS)
+"""What an audit reads besides staging; as long as one does not exist, it is empty."""
+_BASES = {"ticker": "STRING", "first_date": "DATE", "last_date": "DATE", "price_factor": "DOUBLE", "volume_factor": "DOUBLE"}
+
+
+def audit(warehouse: Warehouse, request: Request, known: Iterable[Split] | None = None) -> Audit:
+    """The gate's report on staging. `known`: the splits around the sessions; None: they are read, and judged by the prices.
+
+    Raises:
+        TableMissing: there is no staging table.
+    """
+    judged = Round(request.listed(request.sessions), request.allow_missing, "")
+    if known is None:
+        known = _splits(warehouse, request, *judged.reach)
+    judged = replace(judged, bases=bases_sql(known, *judged.reach))
+    while True:
+        query = _on_audit(request, judged, checks.report_sql())
+        rows = query_optional(warehouse, query, OPTIONAL).to_pylist()
+        found = checks.audit_of(judged, warehouse.full_name(request.staging), rows)
+        left_out = replace(judged, refused=frozenset(found.refused), held=found.held)
+        if len(request.sessions) == 1 or left_out == judged:
+            return found
+        judged = left_out
+
+
+def _splits(warehouse: Warehouse, request: Request, first: date, last: date) -> list[Split]:
+    known = split_table.read(warehouse, request.tickers, first, last, staged=request.staging)
+    return [splits.rejudged(split, known.nights[split.key]) for split in known.splits]
+
+
+def bases_sql(known: Iterable[Split], first: date, last: date) -> str:
+    """What brings the bars of the sessions from `first` to `last` to the basis of the newest split: `Round.bases`."""
+    rows = (
+        [sql.string(each.ticker), sql.day(each.first), sql.day(each.last), f"'{each.price_factor}'", f"'{each.volume_factor}'"]
+        for each in splits.to_newest(known, first, last)
+    )
+    return sql.relation(_BASES, rows)
+
+
+def _on_audit(request: Request, judged: Round, text: str, reads: Mapping[str, Read] | None = None) -> Query:
+    """A query of the audit's rows, and of other tables."""
+    tables = {
+        "staging": Read(request.staging),
+        "production": Read(PRODUCTION, judged.reach),
+        "findings": Read(FINDINGS, judged.reach),
+    }
+    audit = Query(checks.audit_sql(judged), tables, request.tickers, request.spans)
+    return Query(text, reads or {}, request.tickers, request.spans, {"audit": audit})
+
+
+def publish(warehouse: Warehouse, request: Request, found: Audit) -> Replaced:
+    """Publish what passed: the sessions that are not refused, without their held rows, for which production keeps what it has.
+
+    The publishing itself audits the rows again.
+
+    Raises:
+        GateFailed: the audit is another by now.
+        TableMissing: staging or production does not exist.
+    """
+    passing = found.passing
+    judged = replace(
+        found.judged,
+        requested={day: found.judged.requested[day] for day in passing},
+        refused=frozenset(),
+        held=frozenset(key for key in found.held if key[1] not in found.refused),
+    )
+    query = publish_query(request.staging, request.tickers, passing, request.spans, judged.held)
+    refuse_if = _on_audit(request, judged, checks.forbidden_sql(judged.held))
+    try:
+        return warehouse.replace(PRODUCTION, query, passing, refuse_if)
+    except TableMissing as exc:
+        if exc.table != FINDINGS:
+            raise
+        return warehouse.replace(PRODUCTION, query, passing, refuse_if.without(FINDINGS))
+
+
+def publish_query(
+    staged: Table,
+    tickers: Sequence[str],
+    sessions: Sequence[date],
+    spans: Spans | None = None,
+    held: Iterable[tuple[str, date]] = (),
+) -> Query:
+    """What production receives from a staging table for these sessions, in order, at least one."""
+    columns = ", ".join(f"CAST(s.{column.name} AS {column.type}) AS {column.name}" for column in PRODUCTION.value_columns)
+    name, reads = "publish", {"staging": Read(staged)}
+    literals = {"columns": columns, "sessions": ", ".join(map(sql.day, sessions))}
+    if held := sorted(held):
+        name = "publish_without_held"
+        literals |= {"held": checks.held_sql(held), "stored": ", ".join(f"p.{column}" for column in PRODUCTION.values)}
+        reads["production"] = Read(PRODUCTION, (calendar.before(sessions[0], checks.USUAL_SESSIONS)[0], sessions[-1]))
+    return Query(sql.text(name, **literals), reads, tuple(tickers), spans or {})
+
+
+def findings_query(request: Request, found: Audit, accept: Iterable[checks.Acceptance] = ()) -> Query:
+    """The failing rows of an audit as rows of FINDINGS; with `accept`, those of them that a person accepts, as accepted."""
+    bar = ", ".join(f"s.{column.name}" for column in BAR)
+    wanted = " OR ".join(
+        f"(a.check_name = '{each.check}' AND a.date = {sql.day(each.session)}"
+        f" AND a.ticker {'IS NULL' if each.ticker is None else f'= {sql.string(each.ticker)}'})"
+        for each in accept
+    )
+    text = sql.text(
+        "findings",
+        outcome=f"'{checks.Outcome.ACCEPTED}'" if wanted else "a.outcome",
+        bar=bar,
+        wanted=wanted or "TRUE",
+    )
+    return _on_audit(request, found.judged, text, {"staging": Read(request.staging)})
