@@ -21,7 +21,7 @@ from maang_cli.warehouses.databricks.errors import GATE
 
 @dataclass(frozen=True)
 class Replace:
-    """The two statements of one `replace`: what it would change, and the change.
+    """The statements of one `replace`: what it would change, and the change.
 
     A query's inputs are common table expressions, so that every mention of one reads the same snapshot: the gate audits exactly
     the rows that are published.
@@ -71,7 +71,7 @@ class Replace:
         return {c.name: Column(c.name, spelled(kind), "") for c, kind in zip(self.table.columns, kinds.split(";"), strict=True)}
 
     def preview(self) -> str:
-        """One row: how many rows `merge` would insert, update, delete and leave, how many the gate refuses, and the types."""
+        """One row: how many rows `merge` would insert, update, delete and leave, and the types."""
         differs = self._differs("o", "n")
         both = "n.ticker IS NOT NULL AND o.ticker IS NOT NULL"
         kinds = ", ".join(f"typeof(o.{column.name})" for column in self.table.columns)
@@ -81,9 +81,12 @@ SELECT
   count(*) FILTER (WHERE {both} AND ({differs})) AS updated,
   count(*) FILTER (WHERE n.ticker IS NULL) AS deleted,
   count(*) FILTER (WHERE {both} AND NOT ({differs})) AS unchanged,
-  {f"(SELECT count(*) FROM {self._gate} AS failing)" if self._gate else "0"} AS refused,
   max(concat_ws(';', {kinds})) AS kinds
 FROM maang_new AS n FULL OUTER JOIN maang_old AS o ON n.ticker = o.ticker AND n.date = o.date"""
+
+    def audit(self) -> str | None:
+        """One row: how many rows the gate refuses; None without a gate. For a `replace` that changes nothing: `merge` audits."""
+        return f"WITH {self._with}\nSELECT count(*) AS refused FROM {self._gate} AS failing" if self._gate else None
 
     def merge(self, *, deletes: bool) -> str:
         """One commit. The gate is a row of its own that everything is joined to, so it is evaluated even if nothing is staged.

@@ -206,13 +206,14 @@ class DatabricksWarehouse:
 
         def attempt() -> Replaced:
             found = self.connection.run(statement.preview(), expect=(Missing, Unfit)).to_pylist()[0]
-            if found["refused"]:
-                raise GateFailed
             if found["kinds"] is not None:
                 self._must_fit(table, statement.columns(found["kinds"]))
             counts = (int(found[name]) for name in ("inserted", "updated", "deleted", "unchanged"))
             done = Replaced(self.full_name(table), *counts)
             if not done.changed:  # a MERGE that changes nothing would commit an empty snapshot
+                audit = statement.audit()
+                if audit and self.connection.run(audit, expect=(Missing, Unfit))["refused"][0].as_py():
+                    raise GateFailed
                 return done
             merge = statement.merge(deletes=done.deleted > 0)
             try:
