@@ -28,14 +28,14 @@ _BASES = {"ticker": "STRING", "first_date": "DATE", "last_date": "DATE", "price_
 
 
 def audit(warehouse: Warehouse, request: Request, known: Iterable[Split] | None = None) -> Audit:
-    """The gate's report on staging. `known`: the splits around the sessions; None: they are read, and judged by the prices.
+    """The gate's report on staging. `known`: the splits around the sessions; None: they are read.
 
     Raises:
         TableMissing: there is no staging table.
     """
     judged = Round(request.listed(request.sessions), request.allow_missing, "")
     if known is None:
-        known = _splits(warehouse, request, *judged.reach)
+        known = split_table.stored(warehouse, request.tickers, *judged.reach)
     judged = replace(judged, bases=bases_sql(known, *judged.reach))
     while True:
         query = _on_audit(request, judged, checks.report_sql())
@@ -45,11 +45,6 @@ def audit(warehouse: Warehouse, request: Request, known: Iterable[Split] | None 
         if len(request.sessions) == 1 or left_out == judged:
             return found
         judged = left_out
-
-
-def _splits(warehouse: Warehouse, request: Request, first: date, last: date) -> list[Split]:
-    known = split_table.read(warehouse, request.tickers, first, last, staged=request.staging)
-    return [splits.rejudged(split, known.nights[split.key]) for split in known.splits]
 
 
 def bases_sql(known: Iterable[Split], first: date, last: date) -> str:

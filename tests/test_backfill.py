@@ -34,8 +34,8 @@ OURS = ("--tickers", "META,AAPL,AMZN")
 def bar(ticker: str, day: date, **values: object) -> dict[str, object]:
     """A bar whose values depend on its ticker and day."""
     number = (len(ticker) * 37 + ord(ticker[0]) * 11 + day.toordinal() * 17) % 97
-    prices = {"o": number + 10, "c": number + 11.255, "h": number + 12, "l": number + 9}
-    return row(ticker, day, **prices | {"v": number * 1000.5 + 1} | values)
+    prices = {"o": number + 300, "c": number + 301.255, "h": number + 302, "l": number + 299, "vw": number + 300.5}
+    return row(ticker, day, **prices | {"v": number * 1000.5 + 100_000 + sum(map(ord, ticker))} | values)
 
 
 @pytest.fixture

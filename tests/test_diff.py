@@ -98,7 +98,7 @@ def test_diff_of_the_windows_is_what_cumulate_then_changes(feed: Feed) -> None:
 @local_only
 def test_diff_of_the_windows_includes_those_around_a_split_that_is_learned_late(split_feed: Feed) -> None:
     split_feed.polygon.splits = []
-    split_feed.load(Request(split_tests.TICKERS, DAYS[:-1]))
+    split_feed.load(Request(split_tests.TICKERS, DAYS[:-1], accept=split_tests.UNLISTED))
     split_feed.polygon.splits = [split_tests.LISTED]
     request = Request(split_tests.TICKERS, DAYS[-1:])
     split_feed.stage(request)

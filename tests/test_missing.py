@@ -140,7 +140,7 @@ def test_missing_means_the_same_to_plan_gate_and_status(anywhere: str, maang: Ma
 def test_stale_and_missing_windows_are_repaired_without_a_call(anywhere: str, maang: Maang, market_open: PolygonServer) -> None:
     maang("backfill", *RANGE, *OURS)
     before = table(maang, "cumulative")
-    market_open.days[DAYS[2]][0] = bar("META", DAYS[2], c=11, o=11, h=300, l=1)
+    market_open.days[DAYS[2]][0] = bar("META", DAYS[2], v=123_456)
     for step in ("ingest", "promote", "drop-staging"):
         assert maang(step, "--date", str(DAYS[2]), *OURS).code == 0
     found = maang("status", *RANGE, *OURS, "--json")

@@ -18,7 +18,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pytest
 
-from maang_cli import checks, pipeline
+from maang_cli import checks, findings, pipeline
 from maang_cli.checks import AllowMissing
 from maang_cli.errors import ExitCode, GateRefused, OutOfOrder, SettingsError, StagingChanged, TableMismatch, WarehouseFailed
 from maang_cli.pipeline import DayRun, Request
@@ -26,7 +26,7 @@ from maang_cli.retries import STAGING_ATTEMPTS
 from maang_cli.schemas import arrow_schema
 from maang_cli.sources import SOURCES
 from maang_cli.sources.base import Source
-from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, STAGING_COLUMNS, Table
+from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS, STAGING_COLUMNS, Table
 from maang_cli.warehouses import WAREHOUSES
 from maang_cli.warehouses.base import Query, Replaced, Warehouse
 from tests import expected, settings
@@ -73,7 +73,8 @@ class Recorder:
 
 def bar(ticker: str, day: date, **changes: Any) -> Bar:
     """A bar that passes the gate. Most of its numbers need rounding, some lie halfway between two results."""
-    n = (sum(map(ord, ticker)) * 31 + day.toordinal() * 17) % 997
+    seed = sum(map(ord, ticker))
+    n = 300 + (seed * 31 + day.toordinal() * 17) % 97
     usual = Bar(
         ticker,
         day,
@@ -81,7 +82,7 @@ def bar(ticker: str, day: date, **changes: Any) -> Bar:
         high=f"{n + 22}.4449",
         low=f"{n + 18}.5",
         close=f"{n + 21}.{n % 100:02}5",
-        volume=f"{n + 3}.3166045e+04",
+        volume=f"{n + 3}.{seed}3166045e+06",
         vwap=f"{n + 20}.123456",
         transactions=str(n + 7),
     )
@@ -90,7 +91,7 @@ def bar(ticker: str, day: date, **changes: Any) -> Bar:
 
 def revised(ticker: str, day: date) -> Bar:
     """Other values for the bar, which also pass the gate."""
-    return bar(ticker, day, low="0.5", high="2000", close="500.255")
+    return bar(ticker, day, low="290.5", high="420", close="350.255")
 
 
 def crossed(ticker: str, day: date) -> Bar:
@@ -337,7 +338,9 @@ def test_values_at_the_bounds_of_the_gate_are_published_unchanged(feed: Feed) ->
         bar("META", DAYS[2], open=cent, high=top, low=cent, close=cent, vwap=None, **counts | {"transactions": None}),
     ]
     feed.serve(*bars)
-    feed.load(request_for(*DAYS[:3], tickers=("META",)))
+    unlikely = [f"META:{DAYS[1]}:jump", f"META:{DAYS[2]}:jump", f"META:{DAYS[2]}:spike"]
+    accepted = findings.acceptances(unlikely, ("META",), DAYS)
+    feed.load(replace(request_for(*DAYS[:3], tickers=("META",)), accept=accepted))
     feed.assert_recomputed(bars)
 
 
@@ -635,7 +638,7 @@ def test_init_tables_creates_one_part_and_reports_that_it_exists_the_next_time(p
     names = {
         "schema": ("the schema",),
         "staging": (warehouse.full_name(request_for().staging),),
-        "production": (warehouse.full_name(PRODUCTION), warehouse.full_name(SPLITS)),
+        "production": tuple(map(warehouse.full_name, (PRODUCTION, SPLITS, FINDINGS))),
         "cumulative": (warehouse.full_name(CUMULATIVE),),
     }
     assert pipeline.init_tables(warehouse, request_for(), [part]) == pipeline.Initialized(created=names[part], present=())
@@ -648,7 +651,7 @@ def test_init_tables_creates_one_part_and_reports_that_it_exists_the_next_time(p
 
 def test_init_tables_without_a_session_creates_no_staging(warehouse: Warehouse) -> None:
     everything = pipeline.init_tables(warehouse, Request(TICKERS, ()))
-    assert everything.created == ("the schema", *map(warehouse.full_name, (PRODUCTION, SPLITS, CUMULATIVE)))
+    assert everything.created == ("the schema", *map(warehouse.full_name, (PRODUCTION, SPLITS, FINDINGS, CUMULATIVE)))
     assert pipeline.init_tables(warehouse, request_for()).created == (warehouse.full_name(request_for().staging),)
 
 

@@ -202,7 +202,7 @@ def test_jump_after_a_refused_one_says_from_which_it_follows(home: Path) -> None
     assert list(texts) == list(DAYS[9:12])
     assert "follows from" not in texts[DAYS[9]]
     assert texts[DAYS[10]].endswith(f"; follows from {DAYS[9]}")
-    assert texts[DAYS[11]].endswith(f"; follows from {DAYS[9]}")
+    assert texts[DAYS[11]].endswith(f"; follows from {DAYS[10]}")
 
 
 def test_refused_jump_says_what_to_type_and_the_split_explains_it(home: Path) -> None:
@@ -341,6 +341,7 @@ def test_split_that_the_staged_prices_contradict_makes_no_jump(home: Path) -> No
     claim = Claim("META", DAYS[5], Decimal(1), Decimal(10), "vendor")
     with closing(LocalWarehouse(home, "maang", Retention(5))) as opened:
         request = Request(TICKERS, DAYS[:10])
-        pipeline.init_tables(opened, request)
-        split_table.learn(opened, TICKERS, DAYS[:10], Claims((claim,)))
-        assert publish(opened, bars(DAYS[:10]), request).passed
+        opened.stage(request.staging, bars(DAYS[:10]))
+        learned = split_table.learn(opened, TICKERS, DAYS[:10], Claims((claim,)), request.staging)
+        assert [split.state for split in learned.known] == ["disputed"]
+        assert pipeline.check(opened, request).passed

@@ -111,9 +111,10 @@ def test_each_check_reports_its_failures_by_the_requested_session(maang: Maang, 
     report = done.result
     assert (done.code, done.document["outcome"], done.document["sessions"]) == (5, "partial", ["2025-10-13", "2025-10-14"])
     assert report["refused"] == [{"session": "2025-10-14", "checks": ["missing_stocks", "date_mismatch"]}]
+    row_of = {"ticker": "META", "date": "2025-10-14", "outcome": "refused", "before": None, "after": None}
     assert {check["name"]: check["rows"] for check in report["checks"] if check["rows"]} == {
-        "missing_stocks": [{"ticker": "META", "date": "2025-10-14", "found": "no bar"}],
-        "date_mismatch": [{"ticker": "META", "date": "2025-10-14", "found": "date 2025-10-13"}],
+        "missing_stocks": [row_of | {"found": "no bar"}],
+        "date_mismatch": [row_of | {"found": "date 2025-10-13"}],
     }
 
 

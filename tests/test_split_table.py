@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from maang_cli import backfill, pipeline, status, user_splits
+from maang_cli import backfill, findings, pipeline, status, user_splits
 from maang_cli.checks import AllowMissing
 from maang_cli.errors import SettingsError
 from maang_cli.pipeline import Request
@@ -30,12 +30,16 @@ SPLIT = expected.Split("NFLX", SPLIT_DAY, 1, 10)
 LISTED = {"ticker": "NFLX", "execution_date": str(SPLIT_DAY), "split_from": 1, "split_to": 10}
 
 
+UNLISTED = findings.acceptances([f"NFLX:{SPLIT_DAY}:jump"], TICKERS, DAYS)
+"""Before the split is known, the gate refuses its first session."""
+
+
 def traded(day: date) -> list[Bar]:
     """Bars of both tickers; NFLX's prices fall to a tenth on SPLIT_DAY."""
     unit = Decimal(1) if day < SPLIT_DAY else Decimal("0.1")
     prices = {name: str(Decimal(text) * unit) for name, text in {"open": "1000", "high": "1030", "low": "990"}.items()}
     close = str((Decimal(1000) + Decimal(day.day) / 3 * unit).quantize(Decimal("0.001")) * unit)
-    return [bar("META", day), Bar("NFLX", day, **prices, close=close, volume=str(int(70_001 / unit)))]
+    return [bar("META", day), Bar("NFLX", day, **prices, close=close, volume=str(int(70_001 / unit) + day.day))]
 
 
 def served(days: Sequence[date]) -> list[Bar]:
@@ -135,7 +139,11 @@ FAULTS = {
         ],
         [SPLIT],
     ),
-    "with-ratio-0": Fault([listing("META", 1, 0)], [("META", "ignored", "its ratio is not that of a split")]),
+    "with-ratio-0": Fault(
+        [listing("META", 1, 0), LISTED],
+        [("META", "ignored", "its ratio is not that of a split"), ("NFLX", "applied", PROVED)],
+        [SPLIT],
+    ),
     "a-stock-dividend": Fault(
         [listing("META", 1, 1.05), LISTED],
         [("META", "applied", "listed; the prices neither prove nor contradict it"), ("NFLX", "applied", PROVED)],
@@ -204,7 +212,7 @@ def test_users_split_replaces_the_vendors_for_runs_that_end_before_it(split_feed
 
 def test_split_that_is_learned_late_refreshes_its_windows_in_the_same_run(split_feed: Feed) -> None:
     split_feed.polygon.splits = []
-    split_feed.load(Request(TICKERS, DAYS[:-1]))
+    split_feed.load(Request(TICKERS, DAYS[:-1], accept=UNLISTED))
     assert windows(split_feed) == wanted(DAYS[:-1], splits=())
     split_feed.polygon.splits = [LISTED]
     split_feed.load(Request(TICKERS, DAYS[-1:]))
@@ -227,7 +235,7 @@ def test_split_that_the_prices_contradict_is_not_applied_and_status_names_it(fee
 def test_backfill_repairs_the_windows_of_an_older_version(split_feed: Feed) -> None:
     """It knew no splits, and had no table of them."""
     split_feed.polygon.splits = []
-    split_feed.load(Request(TICKERS, DAYS))
+    split_feed.load(Request(TICKERS, DAYS, accept=UNLISTED))
     split_feed.warehouse.drop(SPLITS)
     split_feed.polygon.splits = [LISTED]
     request = Request(TICKERS, DAYS)
@@ -244,7 +252,7 @@ def test_backfill_repairs_the_windows_of_an_older_version(split_feed: Feed) -> N
 @pytest.mark.on_spark
 def test_user_adds_ignores_and_clears_a_split_and_the_windows_follow(split_feed: Feed) -> None:
     split_feed.polygon.splits = []
-    split_feed.load(Request(TICKERS, DAYS))
+    split_feed.load(Request(TICKERS, DAYS, accept=UNLISTED))
     raw = windows(split_feed)
     text = f"NFLX:{SPLIT_DAY}"
     added = user_splits.edit(split_feed.warehouse, TICKERS, [parse("add", f"{text}:1:10")])
@@ -320,7 +328,7 @@ def test_edit_of_an_unknown_split_is_refused(kind: str, split_feed: Feed) -> Non
 @local_only
 def test_edits_of_one_command_are_carried_out_all_or_none(split_feed: Feed) -> None:
     split_feed.polygon.splits = []
-    split_feed.load(Request(TICKERS, DAYS))
+    split_feed.load(Request(TICKERS, DAYS, accept=UNLISTED))
     raw = windows(split_feed)
     wrong = [parse("add", f"NFLX:{SPLIT_DAY}:1:10"), parse("clear", f"META:{SPLIT_DAY}")]
     with pytest.raises(SettingsError, match="META"):

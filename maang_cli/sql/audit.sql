@@ -29,7 +29,8 @@ WITH requested AS (
   FROM staged AS s
   JOIN calendar AS c ON c.date = s.session
   LEFT JOIN bases AS b ON b.ticker = s.ticker AND s.session BETWEEN b.first_date AND b.last_date
-  WHERE s.date = s.session AND s.low > 0
+  -- Another check names a row with impossible prices.
+  WHERE s.date = s.session AND s.low > 0 AND s.open BETWEEN s.low AND s.high AND s.close BETWEEN s.low AND s.high
 ), stored AS (
   SELECT
     p.ticker, p.date, c.number, p.open, p.high, p.low, p.close, p.volume,

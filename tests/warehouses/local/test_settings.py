@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from maang_cli.errors import SettingsError
-from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS
+from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS
 from maang_cli.warehouses.local import settings
 from maang_cli.warehouses.local.retention import Retention
 from tests.conftest import Maang
@@ -64,7 +64,7 @@ def test_maintain_expires_the_snapshots_beyond_the_settings(maang: Maang, home: 
         assert maang("run-day", "--date", day, "--source", "sample").code == 0
     monkeypatch.setenv("MAANG_KEEP_SNAPSHOTS", "1")
     done = maang("maintain", "--source", "sample", "--json")
-    expected = {PRODUCTION.name: (3, True), CUMULATIVE.name: (3, True), SPLITS.name: (0, False)}
+    expected = {PRODUCTION.name: (3, True), CUMULATIVE.name: (3, True), SPLITS.name: (0, False), FINDINGS.name: (0, False)}
     removed = {line["table"]: (line["snapshots"], line["files"] > 0) for line in done.result["cleanups"]}
     assert removed == {f"maang_sample.{name}": found for name, found in expected.items()}
     with open_catalog(home) as catalog:
