@@ -135,6 +135,17 @@ def select_range(first: date, last: date | None, now: datetime) -> Selection:
     return Selection(found, (f"{last} is after the last final session, so the range ends on {newest}",) if cut else ())
 
 
+def select_newest(number: int, now: datetime) -> Selection:
+    """The last `number` final sessions.
+
+    Raises:
+        SettingsError: the calendar does not reach back so far.
+    """
+    if number > len(between(FIRST_DATE, last_final(now))):
+        raise SettingsError(f"there are no {number} sessions since {FIRST_DATE}", hint="give --last a smaller number")
+    return Selection(before(last_final(now) + timedelta(days=1), number))
+
+
 def final_at(session: date) -> str:
     """When a session is final, as a person reads it."""
     return f"{session + timedelta(days=1)} {FINAL:%H:%M} New York"

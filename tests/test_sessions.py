@@ -245,6 +245,21 @@ def test_range_that_ends_on_a_weekend_after_the_last_final_session_needs_no_note
     ],
     ids=["a weekend", "not over", "backwards", "before the calendar"],
 )
+def test_last_sessions_end_with_the_last_final_one() -> None:
+    newest = sessions.last_final(NOON)
+    found = sessions.select_newest(3, NOON).sessions
+    assert (found[-1], len(found)) == (newest, 3)
+    assert found == sessions.between(found[0], newest)
+    assert sessions.select_newest(1, NOON).sessions == (newest,)
+
+
+def test_calendar_that_does_not_reach_back_far_enough_is_said() -> None:
+    everything = len(sessions.between(sessions.FIRST_DATE, sessions.last_final(NOON)))
+    assert sessions.select_newest(everything, NOON).sessions[0] == date(1990, 1, 2)
+    with pytest.raises(SettingsError, match=f"no {everything + 1} sessions since 1990-01-01"):
+        sessions.select_newest(everything + 1, NOON)
+
+
 def test_range_without_a_final_session_is_an_error(first: date, last: date, error: type[MaangError], message: str) -> None:
     with pytest.raises(error, match=message):
         sessions.select_range(first, last, NOON)

@@ -34,18 +34,25 @@ class SessionOptions:
         str | None, typer.Option("--to", metavar=DAY, help="Last date of the range. [default: the last final session]")
     ] = None
 
+    newest: Annotated[int | None, typer.Option("--last", metavar="N", min=1, help="The last N final sessions.")] = None
+
     def __str__(self) -> str:
         ends = f"{self.first or ''}..{self.last or ''}" if self.first or self.last else ""
-        return ",".join([*(self.date or ()), *filter(None, [ends])])
+        newest = f"last {self.newest}" if self.newest else ""
+        return ",".join([*(self.date or ()), *filter(None, [ends, newest])])
 
     def select(self, now: datetime) -> "Selection | None":
         """The sessions, each of which is over at `now`; None if no option selects any.
 
         Raises:
-            SettingsError, NoSession, NotPublishedYet: as `sessions.select_dates` and `sessions.select_range`.
+            SettingsError, NoSession, NotPublishedYet: as `sessions.select_dates`, `select_range` and `select_newest`.
         """
         from maang_cli import sessions
 
+        if self.newest is not None:
+            if self.date or self.first or self.last:
+                raise SettingsError("--last can't be combined with --date, --from or --to", hint="give one of them")
+            return sessions.select_newest(self.newest, now)
         if self.first is None:
             if self.last is not None:
                 raise SettingsError("--to needs --from", hint="give both, such as --from 2025-10-01 --to 2025-10-14")

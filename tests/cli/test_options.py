@@ -98,6 +98,11 @@ def test_invalid_timestamp_exits_2(maang: Maang, text: str) -> None:
 USAGE = {
     "no session": (["ingest"], "no session is selected", "--date"),
     "half a range": (["ingest", "--to", DAY], "--to needs --from", "--from"),
+    "the last sessions and a date": (
+        ["ingest", *ON_DAY, "--last", "5"],
+        "--last can't be combined with --date, --from or --to",
+        "give one of them",
+    ),
     "a date and a range": (["ingest", *ON_DAY, "--from", DAY], "--date and --from can't be combined", "--to"),
     "a date without its value": (["run-day", "--date"], "--date", "maang run-day --help"),
     "an unknown command": (["run-days", *ON_DAY], "run-days", "maang --help"),
