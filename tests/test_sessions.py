@@ -235,16 +235,6 @@ def test_range_that_ends_on_a_weekend_after_the_last_final_session_needs_no_note
     assert sessions.select_range(date(2025, 10, 17), date(2025, 10, 19), saturday).notes == ()
 
 
-@pytest.mark.parametrize(
-    ("first", "last", "error", "message"),
-    [
-        (date(2025, 10, 11), date(2025, 10, 12), NoSession, "there is no final session from 2025-10-11 to 2025-10-12"),
-        (date(2025, 10, 15), date(2025, 10, 20), NoSession, "there is no final session from 2025-10-15 to 2025-10-20"),
-        (date(2025, 10, 14), date(2025, 10, 13), SettingsError, "the range ends before it starts: 2025-10-14 to 2025-10-13"),
-        (date(1989, 12, 29), date(2025, 10, 14), SettingsError, "1989-12-29 is before 1990-01-01"),
-    ],
-    ids=["a weekend", "not over", "backwards", "before the calendar"],
-)
 def test_last_sessions_end_with_the_last_final_one() -> None:
     newest = sessions.last_final(NOON)
     found = sessions.select_newest(3, NOON).sessions
@@ -260,6 +250,16 @@ def test_calendar_that_does_not_reach_back_far_enough_is_said() -> None:
         sessions.select_newest(everything + 1, NOON)
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "error", "message"),
+    [
+        (date(2025, 10, 11), date(2025, 10, 12), NoSession, "there is no final session from 2025-10-11 to 2025-10-12"),
+        (date(2025, 10, 15), date(2025, 10, 20), NoSession, "there is no final session from 2025-10-15 to 2025-10-20"),
+        (date(2025, 10, 14), date(2025, 10, 13), SettingsError, "the range ends before it starts: 2025-10-14 to 2025-10-13"),
+        (date(1989, 12, 29), date(2025, 10, 14), SettingsError, "1989-12-29 is before 1990-01-01"),
+    ],
+    ids=["a weekend", "not over", "backwards", "before the calendar"],
+)
 def test_range_without_a_final_session_is_an_error(first: date, last: date, error: type[MaangError], message: str) -> None:
     with pytest.raises(error, match=message):
         sessions.select_range(first, last, NOON)
