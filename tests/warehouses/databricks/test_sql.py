@@ -151,8 +151,18 @@ def test_replace_reads_each_input_once(replace: Replace, deletes: bool | None) -
     assert statement.count("`maang`.`staging`") == 1
     assert statement.count("('META'), ('AAPL')") == 1
     assert "SELECT new FROM maang_in_staging" in statement
-    assert "SELECT bad FROM maang_in_staging WHERE ticker IN (SELECT ticker FROM maang_in_tickers)" in statement
     assert "{" not in statement
+
+
+def test_gate_is_in_the_merge_and_in_the_audit_alone(replace: Replace) -> None:
+    gate = "SELECT bad FROM maang_in_staging WHERE ticker IN (SELECT ticker FROM maang_in_tickers)"
+    audit = replace.audit()
+    assert audit is not None
+    assert "count(*) AS refused" in audit
+    assert gate in audit
+    assert gate in replace.merge(deletes=True)
+    assert gate in replace.merge(deletes=False)
+    assert gate not in replace.preview()
 
 
 def test_old_rows_are_those_of_the_tickers_on_the_sessions(replace: Replace) -> None:
@@ -180,7 +190,7 @@ def test_merge_deletes_only_if_there_are_rows_to_delete(replace: Replace) -> Non
 def test_replace_without_refuse_if_has_no_gate(replace: Replace) -> None:
     plainly = Replace(PRODUCTION, NAME, replace.relations, replace.query, None, replace.sessions, replace.now)
     assert "raise_error" not in plainly.merge(deletes=True)
-    assert "0 AS refused" in plainly.preview()
+    assert plainly.audit() is None
 
 
 def test_types_of_typeof_become_columns(replace: Replace) -> None:
