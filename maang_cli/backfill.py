@@ -6,9 +6,9 @@ The tables say what is left to do, so the next run finishes one that was killed.
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import UTC, date, datetime
 
 from maang_cli import missing, pipeline, split_table
 from maang_cli import sessions as calendar
@@ -47,6 +47,8 @@ class Plan:
 
     request: Request
     bars: missing.MissingBars
+    to_fetch: Mapping[date, frozenset[str]]
+    """The tickers by session, in order: what is missing, and early rows whose session is final by now."""
     windows: Mapping[date, missing.StaleWindows]
     """Sessions with missing or stale windows, without those that a batch refreshes."""
     batches: tuple[Batch, ...]
@@ -144,17 +146,18 @@ def plan(source: Source, warehouse: Warehouse, request: Request, *, refetch: boo
     """What a backfill of the request would do. Nothing is fetched or written. `batch_rows`: the most rows of one batch."""
     bars = missing.find_missing_bars(warehouse, request, refetch=refetch)
     # To refetch refreshes all windows, and must not read what may be damaged.
-    windows = {} if refetch else stale_windows(warehouse, request, bars)
+    to_fetch = bars.to_fetch(datetime.now(UTC))
+    windows = {} if refetch else stale_windows(warehouse, request, to_fetch)
     resume = None if refetch else Resume(frozenset(request.tickers), request.sessions[0], request.sessions[-1])
-    calls, pace = source.plan(bars.missing, resume=resume), source.per_minute
+    calls, pace = source.plan(to_fetch, resume=resume), source.per_minute
     most_rows = min(batch_rows, warehouse.max_staged_rows or batch_rows)
-    batches = cut(bars.missing, calls, pace * BATCH_MINUTES if pace else BATCH_CALLS, most_rows)
-    return Plan(request, bars, windows, batches, calls, pace, resume, batch_rows)
+    batches = cut(to_fetch, calls, pace * BATCH_MINUTES if pace else BATCH_CALLS, most_rows)
+    return Plan(request, bars, to_fetch, windows, batches, calls, pace, resume, batch_rows)
 
 
-def stale_windows(warehouse: Warehouse, request: Request, bars: missing.MissingBars) -> dict[date, missing.StaleWindows]:
-    """The sessions with missing or stale windows, without those that publishing the missing bars refreshes."""
-    refreshed = {later for day in bars.missing for later in calendar.affected(day)}
+def stale_windows(warehouse: Warehouse, request: Request, to_fetch: Iterable[date]) -> dict[date, missing.StaleWindows]:
+    """The sessions with missing or stale windows, without those that publishing these sessions refreshes."""
+    refreshed = {later for day in to_fetch for later in calendar.affected(day)}
     return {day: found for day, found in missing.find_stale_windows(warehouse, request).items() if day not in refreshed}
 
 
@@ -186,11 +189,12 @@ def _fetch_and_publish(
         _make_room(warehouse, request)
     clock = _Clock(source, todo, report)
     windows = todo.windows
+    began = datetime.now(UTC)
     claims = pipeline.claimed_splits(source, request)
     batches = [batch.sessions for batch in todo.batches]
-    with contextlib.closing(source.fetch(todo.bars.missing, batches, clock.tick, resume=todo.resume)) as answers:
+    with contextlib.closing(source.fetch(todo.to_fetch, batches, clock.tick, resume=todo.resume)) as answers:
         for batch, fetched in zip(todo.batches, answers, strict=True):
-            _publish_batch(warehouse, request, batch, fetched, claims, done)
+            _publish_batch(warehouse, request, batch, fetched, began, claims, done)
             clock.batch_done(batch, fetched.rows.num_rows)
     done.calls = source.calls
     # Splits of sessions that were not missing, and of refused ones.
@@ -210,7 +214,13 @@ def _make_room(warehouse: Warehouse, request: Request) -> None:
 
 
 def _publish_batch(
-    warehouse: Warehouse, request: Request, batch: Batch, fetched: Fetched, claims: Claims, done: Backfilled
+    warehouse: Warehouse,
+    request: Request,
+    batch: Batch,
+    fetched: Fetched,
+    began: datetime,
+    claims: Claims,
+    done: Backfilled,
 ) -> None:
     """Stage, judge the splits, audit, publish and cumulate one batch, then drop its staging table."""
     done.failed |= fetched.failed
@@ -219,9 +229,10 @@ def _publish_batch(
         return
     mine = replace(request, tickers=batch.tickers, sessions=sessions, universe=request.tickers)
     try:
-        warehouse.stage(mine.staging, fetched.rows)
+        rows = pipeline.to_stage(fetched.rows, began)
+        warehouse.stage(mine.staging, rows)
         split_table.learn(warehouse, mine.tickers, sessions, claims, mine.staging)
-        audit, published = pipeline.publish_staged(warehouse, mine, fetched.rows, pipeline.NoProgress())
+        audit, published = pipeline.publish_staged(warehouse, mine, rows, pipeline.NoProgress())
         done.refused |= audit.refused
         done.published += audit.passing
         for row in audit.allowed:
@@ -276,8 +287,8 @@ class _Clock:
         if (pace := self._source.per_minute) and calls < everything:
             left = max(_paced(everything, pace) - self._spent, _paced(everything - calls, pace))
         elif self._sessions:
-            left = self._spent * (len(todo.bars.missing) - self._sessions) / self._sessions
-        self._report(BackfillProgress(self._sessions, len(todo.bars.missing), self._rows, calls, max(everything, calls), left))
+            left = self._spent * (len(todo.to_fetch) - self._sessions) / self._sessions
+        self._report(BackfillProgress(self._sessions, len(todo.to_fetch), self._rows, calls, max(everything, calls), left))
 
     def batch_done(self, batch: Batch, rows: int) -> None:
         self._sessions += len(batch.sessions)

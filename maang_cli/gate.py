@@ -102,13 +102,14 @@ def publish_query(
 ) -> Query:
     """What production receives from a staging table for these sessions, in order, at least one."""
     columns = ", ".join(f"CAST(s.{column.name} AS {column.type}) AS {column.name}" for column in PRODUCTION.value_columns)
+    columns += ", s.fetched_at"
     name, reads = "publish", {"staging": Read(staged)}
     literals = {"columns": columns, "sessions": ", ".join(map(sql.day, sessions))}
     if held := sorted(held):
         name = "publish_without_held"
-        literals |= {"held": checks.held_sql(held), "stored": ", ".join(f"p.{column}" for column in PRODUCTION.values)}
+        literals |= {"held": checks.held_sql(held), "stored": ", ".join(f"p.{column.name}" for column in PRODUCTION.columns)}
         reads["production"] = Read(PRODUCTION, (calendar.before(sessions[0], checks.USUAL_SESSIONS)[0], sessions[-1]))
-    return Query(sql.text(name, **literals), reads, tuple(tickers), spans or {})
+    return Query(sql.text(name, **literals), reads, tuple(tickers), spans or {}, fetched=True)
 
 
 def findings_query(request: Request, found: Audit, accept: Iterable[checks.Acceptance] = ()) -> Query:

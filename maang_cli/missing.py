@@ -1,8 +1,8 @@
 """What the tables lack: bars, windows, and sessions that are staged but not published. Nothing here fetches or writes."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import dataclass, field
+from datetime import date, datetime
 
 from maang_cli import pipeline, split_table, sql
 from maang_cli import sessions as calendar
@@ -24,6 +24,18 @@ class MissingBars:
     """Sessions that the gate would refuse as they are stored, in order, with the tickers that they lack."""
     allowed: Mapping[date, frozenset[str]]
     """Sessions that lack these tickers, which --allow-missing permits."""
+    early: Mapping[date, frozenset[str]] = field(default_factory=dict)
+    """Sessions with rows of these tickers that were stored before the session was final."""
+
+    def late(self, now: datetime) -> dict[date, frozenset[str]]:
+        """Of `early` the sessions that are final by now."""
+        return {day: names for day, names in self.early.items() if calendar.is_final(day, now)}
+
+    def to_fetch(self, now: datetime) -> dict[date, frozenset[str]]:
+        """What is missing, and what is late; in order."""
+        late = self.late(now)
+        days = sorted({*self.missing, *late})
+        return {day: self.missing.get(day, frozenset()) | late.get(day, frozenset()) for day in days}
 
 
 @dataclass(frozen=True)
@@ -43,17 +55,29 @@ def find_missing_bars(
         return MissingBars(wanted, {})
     first, last = request.sessions[0], request.sessions[-1]
     try:
-        stored = pipeline.stored_tickers_by_session(warehouse, request, first, last)
+        stored = pipeline.stored_sessions(warehouse, request, first, last)
     except TableMissing:
         stored = {}
-    partial = [day for day, names in wanted.items() if 0 < stored.get(day, 0) < len(names)]
-    lacking: dict[date, frozenset[str]] = {day: names for day, names in wanted.items() if not stored.get(day)}
+    partial = [day for day, names in wanted.items() if day in stored and stored[day].tickers < len(names)]
+    lacking: dict[date, frozenset[str]] = {day: names for day, names in wanted.items() if day not in stored}
     lacking |= _missing_tickers(warehouse, request, chunks(partial, request, compared_rows))
+    early = [day for day in wanted if day in stored and stored[day].oldest < calendar.final(day)]
     missing: dict[date, frozenset[str]] = {}
     allowed: dict[date, frozenset[str]] = {}
     for day in sorted(lacking):
         (allowed if is_allowed(request, day, lacking[day]) else missing)[day] = lacking[day]
-    return MissingBars(missing, allowed)
+    return MissingBars(missing, allowed, early_tickers(warehouse, request, early) if early else {})
+
+
+def early_tickers(warehouse: Warehouse, request: Request, days: Sequence[date]) -> dict[date, frozenset[str]]:
+    """The tickers whose rows of these sessions, in order, were stored before the session was final."""
+    text = sql.text("stamps", sessions=", ".join(map(sql.day, days)))
+    rows = warehouse.query(Query(text, {"production": Read(PRODUCTION, (days[0], days[-1]))}, request.tickers, request.spans))
+    found: dict[date, set[str]] = {}
+    for row in rows.to_pylist():
+        if row["insertion_timestamp"] < calendar.final(row["date"]):
+            found.setdefault(row["date"], set()).add(row["ticker"])
+    return {day: frozenset(names) for day, names in sorted(found.items())}
 
 
 def is_allowed(request: Request, day: date, tickers: frozenset[str]) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+import pyarrow as pa
 
 from maang_cli import checks, findings, gate, split_table, splits, sql
 from maang_cli import sessions as calendar
@@ -16,15 +18,13 @@ from maang_cli.checks import AllowMissing, Audit, Kind, Outcome
 from maang_cli.diff import Differences, differences, staged_differences
 from maang_cli.errors import GateRefused, MaangError, NotOwner, NotStaged, OutOfOrder, PartlyRefused, StagingChanged
 from maang_cli.retries import STAGING_ATTEMPTS
+from maang_cli.schemas import arrow_schema
 from maang_cli.sources.base import Source
 from maang_cli.split_table import Learned
 from maang_cli.splits import Claims, Split
 from maang_cli.symbols import Symbols
-from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS, Table, staging
+from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS, STAGING_COLUMNS, Table, staging
 from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, Spans, TableMissing, Warehouse
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 log = logging.getLogger("maang")
 
@@ -76,6 +76,16 @@ class Request:
         """How many tickers of the universe are listed on each session."""
         names = frozenset(self.universe or self.tickers)
         return {day: len(names) - len(self.symbols.unlisted(names, day)) for day in sessions}
+
+
+@dataclass(frozen=True)
+class StoredSession:
+    """What production has of one session."""
+
+    tickers: int
+    """How many of the requested ones."""
+    oldest: datetime
+    """The oldest `insertion_timestamp` of their rows."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +193,19 @@ def init_tables(warehouse: Warehouse, request: Request, only: Sequence[str] = PA
 
 def ingest(source: Source, warehouse: Warehouse, request: Request) -> Ingested:
     """Fetch the bars that the source has into the request's staging table, which they replace, and the splits around them."""
-    return _stage(source, warehouse, request, source.bars(request.tickers, request.sessions))
+    return _stage(source, warehouse, request, _fetch(source, request))
+
+
+def _fetch(source: Source, request: Request) -> pa.Table:
+    """The request's bars, as rows of staging."""
+    began = datetime.now(UTC)
+    return to_stage(source.bars(request.tickers, request.sessions), began)
+
+
+def to_stage(rows: pa.Table, began: datetime) -> pa.Table:
+    """Bars of a source as rows of staging. `began`: when their fetch began."""
+    column = arrow_schema(STAGING_COLUMNS).field("fetched_at")
+    return rows.append_column(column, pa.repeat(pa.scalar(began, column.type), rows.num_rows))
 
 
 def _stage(source: Source, warehouse: Warehouse, request: Request, rows: pa.Table) -> Ingested:
@@ -280,16 +302,16 @@ def _basis(basis: splits.Basis) -> list[str]:
     ]
 
 
-def stored_tickers_by_session(warehouse: Warehouse, request: Request, first: date, last: date) -> dict[date, int]:
-    """How many of the request's tickers production has, by session from `first` to `last`; sessions with none are left out.
+def stored_sessions(warehouse: Warehouse, request: Request, first: date, last: date) -> dict[date, StoredSession]:
+    """What production has of the request's tickers, by session from `first` to `last`; sessions with none are left out.
 
     Raises:
         TableMissing: there is no production.
     """
-    text = sql.text("stored_tickers_by_session", first=sql.day(first), last=sql.day(last))
+    text = sql.text("stored_sessions", first=sql.day(first), last=sql.day(last))
     reads = {"production": Read(PRODUCTION, (first, last))}
     rows = warehouse.query(Query(text, reads, request.tickers, request.spans)).to_pylist()
-    return {row["date"]: row["tickers"] for row in rows}
+    return {row["date"]: StoredSession(row["tickers"], row["oldest"]) for row in rows}
 
 
 def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
@@ -301,7 +323,7 @@ def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
     targets = _affected(request.sessions)
     first = calendar.window(targets[0])[0]
     try:
-        stored = stored_tickers_by_session(warehouse, request, first, targets[-1])
+        stored = stored_sessions(warehouse, request, first, targets[-1])
         if not any(day in stored for day in request.sessions) and request.allow_missing == checks.ALLOW_NONE:
             raise OutOfOrder(
                 f"{warehouse.full_name(PRODUCTION)} has none of these tickers on {_span(request.sessions)}",
@@ -313,7 +335,8 @@ def cumulate(warehouse: Warehouse, request: Request) -> Cumulated:
     except TableMissing as exc:
         raise _missing(warehouse, request, exc) from exc
     needed = sorted({day for target in targets if target in stored for day in calendar.window(target)})
-    missing = tuple((day, stored.get(day, 0)) for day in needed if stored.get(day, 0) < len(request.requested(day)))
+    counts = {day: stored[day].tickers if day in stored else 0 for day in needed}
+    missing = tuple((day, count) for day, count in counts.items() if count < len(request.requested(day)))
     return Cumulated(replaced, missing)
 
 
@@ -408,7 +431,7 @@ def run_day(source: Source, warehouse: Warehouse, request: Request, progress: Pr
     progress.begin("init-tables")
     progress.done(init_tables(warehouse, request, only=(SCHEMA, "production", "cumulative")))
     progress.begin("ingest")
-    rows = source.bars(request.tickers, request.sessions)
+    rows = _fetch(source, request)
     ingested = _stage(source, warehouse, request, rows)
     progress.done(ingested)
     audit, published = publish_staged(warehouse, request, rows, progress, ingested.splits.known)

@@ -54,13 +54,13 @@ def between(first: date, last: date) -> tuple[date, ...]:
     return tuple(day for day in (first + timedelta(days=n) for n in range(days)) if is_session(day))
 
 
-def require(day: date, now: datetime) -> date:
-    """`day`, if it is a session that is over at `now` (an aware datetime).
+def require(day: date, now: datetime, *, early: bool = True) -> date:
+    """`day`, if it is a session that is over at `now` (an aware datetime); unless `early`, it must also be final.
 
     Raises:
         SettingsError: `day` is in the future, or before the calendar begins.
         NoSession: NYSE did not trade on `day`.
-        NotPublishedYet: `day` is today, and the session is not over.
+        NotPublishedYet: the session is not over, or not final.
     """
     here = now.astimezone(NEW_YORK)
     if day > here.date():
@@ -73,13 +73,33 @@ def require(day: date, now: datetime) -> date:
         raise NoSession(f"{day} is not a session: {reason}")
     if day == here.date() and here.time() < CLOSE:
         raise NotPublishedYet(f"the session of {day} is not over", hint=f"try again after {final_at(day)}")
+    if not early and not is_final(day, now):
+        raise NotPublishedYet(
+            f"the session of {day} is not final: its bars may still change",
+            hint=f"try again after {final_at(day)}, or take it as it is now: maang run-day --date {day} --early{{flags}}",
+        )
     return day
+
+
+def final(session: date) -> datetime:
+    """The moment at which a session is final. A row that was stored before is early: it may lack a part of the day."""
+    return datetime.combine(session + timedelta(days=1), FINAL, NEW_YORK)
+
+
+def is_final(session: date, now: datetime) -> bool:
+    return final(session) <= now
 
 
 def last_final(now: datetime) -> date:
     """The last session that is final at `now`, an aware datetime."""
     here = now.astimezone(NEW_YORK)
     return next(_walk(here.date() - timedelta(days=1 if here.time() >= FINAL else 2), -1))
+
+
+def last_over(now: datetime) -> date:
+    """The last session that is over at `now`, final or not."""
+    here = now.astimezone(NEW_YORK)
+    return next(_walk(here.date() - timedelta(days=0 if here.time() >= CLOSE else 1), -1))
 
 
 def next_due(now: datetime) -> date:
@@ -95,8 +115,9 @@ class Selection:
     """What was left out, and why, one line each."""
 
 
-def select_dates(dates: Iterable[date], now: datetime) -> Selection:
+def select_dates(dates: Iterable[date], now: datetime, *, early: bool = True) -> Selection:
     """The sessions among `dates`. A single date must be a session; of several dates, those without a session are noted.
+    `early`: see `require`.
 
     Raises:
         SettingsError, NotPublishedYet: as `require`.
@@ -104,11 +125,11 @@ def select_dates(dates: Iterable[date], now: datetime) -> Selection:
     """
     days = sorted(set(dates))
     if len(days) == 1:
-        return Selection((require(days[0], now),))
+        return Selection((require(days[0], now, early=early),))
     found, notes = [], []
     for day in days:
         try:
-            found.append(require(day, now))
+            found.append(require(day, now, early=early))
         except NoSession as exc:
             notes.append(exc.message)
     if not found:
@@ -116,23 +137,25 @@ def select_dates(dates: Iterable[date], now: datetime) -> Selection:
     return Selection(tuple(found), tuple(f"{note}; skipped" for note in notes))
 
 
-def select_range(first: date, last: date | None, now: datetime) -> Selection:
+def select_range(first: date, last: date | None, now: datetime, *, early: bool = False) -> Selection:
     """All sessions from `first` to `last`, or to the last final one if that is earlier or `last` is None.
+
+    `early`: to the last one that is over.
 
     Raises:
         SettingsError: `last` is before `first`, or `first` before the calendar begins.
-        NoSession: there is no final session in the range.
+        NoSession: there is no such session in the range.
     """
     if first < FIRST_DATE:
         raise SettingsError(f"{first} is before {FIRST_DATE}, when the NYSE calendar begins", hint="give --from a later date")
     if last is not None and last < first:
         raise SettingsError(f"the range ends before it starts: {first} to {last}", hint="give --from the earlier date")
-    newest = last_final(now)
+    newest, kind = (last_over(now), "finished") if early else (last_final(now), "final")
     end = newest if last is None else min(last, newest)
     if not (found := between(first, end)):
-        raise NoSession(f"there is no final session from {first} to {end if last is None else last}")
-    cut = last is not None and last >= next_due(now)
-    return Selection(found, (f"{last} is after the last final session, so the range ends on {newest}",) if cut else ())
+        raise NoSession(f"there is no {kind} session from {first} to {end if last is None else last}")
+    cut = last is not None and bool(between(newest + timedelta(days=1), last))
+    return Selection(found, (f"{last} is after the last {kind} session, so the range ends on {newest}",) if cut else ())
 
 
 def select_newest(number: int, now: datetime) -> Selection:

@@ -1,7 +1,7 @@
 """Is anything missing, is anything late? The tables say so; nothing is fetched or written."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 
 from maang_cli import missing, split_table, sql, symbols
@@ -62,22 +62,28 @@ class Status:
     """The last examined session for which production has any of the requested tickers."""
     last_final: date
     next_due: date
+    late: Mapping[date, frozenset[str]] = field(default_factory=dict)
+    """Sessions that are final by now, with the tickers whose rows are early."""
     disputed: tuple[Split, ...] = ()
     """Splits of the requested tickers that the prices contradict; they are not applied."""
     mistaken: MistakenRows | None = None
 
     @property
     def complete(self) -> bool:
-        return not self.bars.missing and not self.windows
+        return not self.bars.missing and not self.windows and not self.late
 
     def verdict(self) -> MaangError | None:
         """The error that says what is missing; None if nothing is."""
         if self.complete:
             return None
-        counted = ((len(self.bars.missing), "missing bars"), (len(self.windows), "missing or stale windows"))
+        counted = (
+            (len(self.bars.missing), "missing bars"),
+            (len(self.late), "early rows"),
+            (len(self.windows), "missing or stale windows"),
+        )
         found = [f"{days} session{'s' * (days != 1)} with {what}" for days, what in counted if days]
         ends = f"--from {self.request.sessions[0]} --to {self.request.sessions[-1]}"
-        return PartlyRefused(" and ".join(found), hint=f"fetch and repair them: maang backfill {ends}{{flags}}")
+        return PartlyRefused(", ".join(found), hint=f"fetch and repair them: maang backfill {ends}{{flags}}")
 
 
 def status(warehouse: Warehouse, request: Request, now: datetime) -> Status:
@@ -94,6 +100,9 @@ def status(warehouse: Warehouse, request: Request, now: datetime) -> Status:
             raise OutOfOrder(f"{warehouse.full_name(PRODUCTION)} is empty", hint="publish a session first: maang run-day{flags}")
         request = replace(request, sessions=calendar.between(first, max(first, last_final)))
     bars = missing.find_missing_bars(warehouse, request)
+    newest = max((found.last for found in tables[:1] if found.last), default=last_final)
+    if newest > last_final and newest not in request.sessions:
+        bars = replace(bars, early={**bars.early, **missing.early_tickers(warehouse, request, [newest])})
     lacking = {**bars.missing, **bars.allowed}
     known = split_table.stored(warehouse, request.tickers, request.sessions[0], request.sessions[-1])
     return Status(
@@ -105,6 +114,7 @@ def status(warehouse: Warehouse, request: Request, now: datetime) -> Status:
         max((day for day in request.sessions if len(lacking.get(day, ())) < len(request.requested(day))), default=None),
         last_final,
         calendar.next_due(now),
+        bars.late(now),
         tuple(split for split in known if split.state == DISPUTED),
         _mistaken(warehouse, request),
     )

@@ -65,7 +65,7 @@ PRODUCTION = Table(
         Column("volume", "BIGINT", "Shares traded, as traded, rounded half up to whole shares"),
         Column("vwap", PRICE, "Volume-weighted average price, USD a share; NULL if the vendor sends none"),
         Column("transactions", "INTEGER", "Trades; NULL if the vendor sends none"),
-        Column("insertion_timestamp", "TIMESTAMP", "When this row's values last changed, UTC"),
+        Column("insertion_timestamp", "TIMESTAMP", "When this row's values last changed, or were confirmed as final, UTC"),
     ),
     stamp="insertion_timestamp",
 )
@@ -110,12 +110,13 @@ SPLITS = Table(
 _ANY_PRICE = "DECIMAL(38,2)"
 _ANY_COUNT = "DECIMAL(38,0)"
 _STAGED = {PRICE: _ANY_PRICE, "BIGINT": _ANY_COUNT, "INTEGER": _ANY_COUNT}
-STAGING_COLUMNS = (
+FETCHED_COLUMNS = (
     Column("session", "DATE", "Requested session; `date` is what the source says"),
     *(replace(column, type=_STAGED.get(column.type, column.type), required=False) for column in PRODUCTION.value_columns),
 )
-"""Wide and nullable, so that the check that names a wrong number refuses it, not a cast."""
-BAR = STAGING_COLUMNS[3:]
+"""What a source returns. Wide and nullable, so that the check that names a wrong number refuses it, not a cast."""
+STAGING_COLUMNS = (*FETCHED_COLUMNS, Column("fetched_at", "TIMESTAMP", "When the fetch of this row began, UTC"))
+BAR = FETCHED_COLUMNS[3:]
 """What a staged row says about its ticker and session: prices, volume, transactions."""
 
 FINDINGS = Table(

@@ -52,9 +52,10 @@ def audited(text: str, judged: Round = ROUND) -> str:
 TEXTS = {
     "publish": gate.publish_query(STAGED, TICKERS, SESSIONS[:2]).text,
     "windows": pipeline.windows_query(TICKERS, SESSIONS[-2:]).text,
-    "stored_tickers_by_session": sql.text("stored_tickers_by_session", first=FIRST, last=LAST),
+    "stored_sessions": sql.text("stored_sessions", first=FIRST, last=LAST),
     "table_rows": sql.text("table_rows", columns=", ".join(PRODUCTION.values), condition="TRUE"),
     "table_summary": sql.text("table_summary"),
+    "stamps": sql.text("stamps", sessions=FIRST),
     "missing_tickers": sql.text("missing_tickers", sessions=sql.rows(map(sql.day, SESSIONS[:2])), first=FIRST, last=LAST),
     "stale_windows": missing.stale_windows_query(TICKERS, SESSIONS[-2:]).text,
     "unpublished_sessions": missing.unpublished_sessions_query(STAGED).text,
@@ -80,11 +81,12 @@ TABLES = {
 }
 AUDITED = ["check_name", "ticker", "date", "found", "before", "after", "outcome"]
 RESULTS = {
-    "publish": list(PRODUCTION.values),
+    "publish": [*PRODUCTION.values, "fetched_at"],
     "windows": list(CUMULATIVE.values),
-    "stored_tickers_by_session": ["date", "tickers"],
+    "stored_sessions": ["date", "tickers", "oldest"],
     "table_rows": list(PRODUCTION.values),
     "table_summary": ["first", "last", "rows", "tickers", "others"],
+    "stamps": ["date", "ticker", "insertion_timestamp"],
     "missing_tickers": ["date", "ticker"],
     "stale_windows": ["date", "missing", "stale"],
     "unpublished_sessions": ["session"],
@@ -95,7 +97,7 @@ RESULTS = {
         *(f"{when}_{name}" for name in CUMULATIVE.values[2:] for when in ("before", "after")),
         "replaced_at",
     ],
-    "publish_without_held": list(PRODUCTION.values),
+    "publish_without_held": [*PRODUCTION.values, "fetched_at"],
     "audit": AUDITED,
     "forbidden": ["ticker", "date"],
     "findings": list(FINDINGS.values),
@@ -131,7 +133,7 @@ def test_forbidding_query_is_empty_only_if_every_check_passes() -> None:
 
 def test_published_columns_are_the_value_columns_of_production_with_their_types() -> None:
     found = run(TEXTS["publish"], staging=TABLES["staging"]).schema
-    promised = arrow_schema(PRODUCTION.value_columns)
+    promised = arrow_schema((*PRODUCTION.value_columns, STAGING_COLUMNS[-1]))
     assert (found.names, found.types) == (promised.names, promised.types)
     assert TABLES["staging"].schema.field("open").type != found.field("open").type, "the casts of the query narrow the types"
 

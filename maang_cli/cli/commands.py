@@ -38,6 +38,10 @@ Accept = Annotated[
     ),
 ]
 
+Early = Annotated[
+    bool, typer.Option("--early", help="Take a session before it is final (06:00 New York of the next day), as it is then.")
+]
+
 Part = StrEnum("Part", ["schema", "staging", "production", "cumulative"])
 ShownTable = StrEnum("ShownTable", ["production", "staging", "cumulative"])
 ComparedTable = StrEnum("ComparedTable", ["production", "cumulative"])
@@ -83,7 +87,7 @@ def command(name: str, panel: str, without: Collection[str] = ()) -> Callable[[C
 
 
 @command("run-day", EVERYDAY)
-def run_day(run: Run, select: SessionOptions, accept: Accept = None) -> None:
+def run_day(run: Run, select: SessionOptions, early: Early = False, accept: Accept = None) -> None:
     """Load a whole day in one process: init-tables, ingest, check, promote, cumulate, drop-staging.
 
     Without --date: the last final session.
@@ -92,7 +96,7 @@ def run_day(run: Run, select: SessionOptions, accept: Accept = None) -> None:
     """
     from maang_cli import pipeline
 
-    request = run.request(select, default_to_last=True, fetches=True, accept=accept)
+    request = run.request(select, default_to_last=True, fetches=True, early=early, accept=accept)
     done = pipeline.run_day(run.source, run.warehouse, request, run.progress)
     run.progress.say(f"the tables are in {run.warehouse.location}")
     run.finish(done, pipeline.verdict(done.audit))
@@ -103,6 +107,7 @@ def backfill(
     run: Run,
     select: SessionOptions,
     refetch: Refetch = False,
+    early: Early = False,
     accept: Accept = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before a backfill of more than an hour.")] = False,
 ) -> None:
@@ -114,7 +119,7 @@ def backfill(
     """
     from maang_cli import backfill, render
 
-    request = run.request(select, fetches=True, accept=accept)
+    request = run.request(select, fetches=True, early=early, accept=accept)
     todo = backfill.plan(run.source, run.warehouse, request, refetch=refetch)
     if todo.seconds > ASK_SECONDS and not yes and not run.progress.agrees(render.line(todo)):
         raise SettingsError(f"not started: this would take about {render.cost(todo)}", hint="give --yes, or a shorter range")

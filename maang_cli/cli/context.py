@@ -62,18 +62,20 @@ class Run:
         required: bool = True,
         default_to_last: bool = False,
         fetches: bool = False,
+        early: bool = False,
         accept: Sequence[str] | None = None,
     ) -> Request:
         """The request for the selected sessions. If none is selected: for the last final one, for none, or a SettingsError.
 
-        `fetches`: the source is opened, so that what it has to say comes before the notes. `accept`: see `findings`.
+        `fetches`: the source is opened, so that what it has to say comes before the notes, and the sessions must be final, unless
+        `early`. `accept`: see `findings`.
         """
         from maang_cli import sessions
         from maang_cli.pipeline import Request
 
         now = datetime.now(UTC)
         made_up = SOURCES[self.settings.source].made_up  # the settings first: they may close a day
-        selection = select.select(now)
+        selection = select.select(now, fetches=fetches, early=early)
         if selection is None and default_to_last:
             selection = sessions.Selection((sessions.last_final(now),))
         if selection is None and required:
@@ -85,6 +87,10 @@ class Run:
         for note in selection.notes if selection else ():
             self.progress.say(f"note: {note}")
         self.reply.sessions = selection.sessions if selection else ()
+        for day in self.reply.sessions:
+            if fetches and not sessions.is_final(day, now):
+                until = f"it is final at {sessions.final_at(day)}; run the same command again after that"
+                self.progress.say(f"note: the session of {day} is early, and its bars may still change: {until}")
         found = self.settings
         request = Request(found.tickers, tuple(self.reply.sessions), found.allow_missing, symbols=found.symbols)
         if request.sessions and not any(map(request.requested, request.sessions)):

@@ -41,8 +41,10 @@ class SessionOptions:
         newest = f"last {self.newest}" if self.newest else ""
         return ",".join([*(self.date or ()), *filter(None, [ends, newest])])
 
-    def select(self, now: datetime) -> "Selection | None":
+    def select(self, now: datetime, *, fetches: bool = False, early: bool = False) -> "Selection | None":
         """The sessions, each of which is over at `now`; None if no option selects any.
+
+        `fetches`: each must be final, too, unless `early`.
 
         Raises:
             SettingsError, NoSession, NotPublishedYet: as `sessions.select_dates`, `select_range` and `select_newest`.
@@ -56,13 +58,13 @@ class SessionOptions:
         if self.first is None:
             if self.last is not None:
                 raise SettingsError("--to needs --from", hint="give both, such as --from 2025-10-01 --to 2025-10-14")
-            return sessions.select_dates([parse_date(text) for text in self.date], now) if self.date else None
+            return sessions.select_dates(map(parse_date, self.date), now, early=early or not fetches) if self.date else None
         if self.date:
             raise SettingsError(
                 "--date and --from can't be combined", hint="give --date, once or several times, or --from and --to"
             )
         return sessions.select_range(
-            parse_date(self.first, "--from"), None if self.last is None else parse_date(self.last, "--to"), now
+            parse_date(self.first, "--from"), None if self.last is None else parse_date(self.last, "--to"), now, early=early
         )
 
 

@@ -86,7 +86,7 @@ def _plan(value: Plan) -> str:
         return f"nothing to do: {plural(len(value.request.sessions), 'session')} complete"
     cached = f", {reused(value)}" if value.calls.cached else ""
     return (
-        f"{plural(len(value.bars.missing), 'session')} to fetch, {_calls(value)}{cached}, "
+        f"{plural(len(value.to_fetch), 'session')} to fetch, {_calls(value)}{cached}, "
         f"about {plural(value.rows, 'row')}, {plural(value.commits, 'commit')}, {_duration(value.seconds)}"
     )
 
@@ -204,6 +204,7 @@ FEW = 10
 FEW_CELLS = 20
 """How many changed values are printed of what may be thousands."""
 ALLOWED = "missing, allowed by --allow-missing"
+EARLY = "stored before the session was final"
 REMARKS = {
     Outcome.HELD: "held, allowed by --allow-missing",
     Outcome.WARNED: "unusual",

@@ -22,6 +22,7 @@ from maang_cli.missing import spans
 from maang_cli.pipeline import Cumulated, DayRun, Dropped, Ingested, Initialized, Published, Rows
 from maang_cli.render.lines import (
     ALLOWED,
+    EARLY,
     FEW,
     bytes_of,
     cell,
@@ -174,6 +175,7 @@ def _plan(value: Plan) -> Iterator[str | Table]:
     for entry in value.request.symbols.built_in(value.request.tickers, first, last):
         yield escape(f"{entry} (built in)")
     yield from map(escape, _tickers(value.bars.missing, "to fetch"))
+    yield from map(escape, _tickers(value.bars.early, EARLY))
     yield from map(escape, _tickers(value.bars.allowed, ALLOWED))
     if value.windows:
         yield f"windows to refresh: {escape(spans(value.windows))}"
@@ -193,7 +195,7 @@ def _tickers(bars: Mapping[date, frozenset[str]], what: str) -> Iterator[str]:
 @people.register(Backfilled)
 def _backfilled(value: Backfilled) -> Iterator[str | Table]:
     yield _changes(value.production, value.cumulative)
-    complete = len(value.plan.request.sessions) - len(value.plan.bars.missing)
+    complete = len(value.plan.request.sessions) - len(value.plan.to_fetch)
     yield (
         f"{plural(len(value.published), 'session')} published, {complete} already complete, {plural(value.calls, 'call')}"
         + (f", {len(value.refused)} refused" if value.refused else "")
@@ -228,6 +230,8 @@ def _status(value: Status) -> Iterator[str | Table]:
     due = f"next due {value.next_due}: {final_at(value.next_due)}"
     yield escape(f"{stored}, last final session {value.last_final}, {due}")
     yield from map(escape, _tickers(value.bars.missing, "missing"))
+    yield from map(escape, _tickers(value.late, f"{EARLY}, to fetch again"))
+    yield from map(escape, _tickers({day: names for day, names in value.bars.early.items() if day not in value.late}, EARLY))
     yield from map(escape, _tickers(value.bars.allowed, ALLOWED))
     for name, what in (("missing", "windows missing"), ("stale", "windows stale")):
         days = [day for day, windows in value.windows.items() if getattr(windows, name)]

@@ -66,7 +66,7 @@ class Source(Protocol):
     """Whether its bars are invented. maang says so, and keeps them in a schema of their own."""
 
     def bars(self, tickers: Sequence[str], sessions: Sequence[date]) -> pa.Table:
-        """The bars of these tickers on these sessions, as traded, in staging's columns (`tables.STAGING_COLUMNS`), in any order.
+        """The bars of these tickers on these sessions, as traded, in the columns `tables.FETCHED_COLUMNS`, in any order.
 
         A ticker without a bar has no row, and a value that the source does not send is NULL. `session` is the requested session,
         `date` is the one that the source says; the gate compares them. Rows of other tickers are left out. Prices are rounded

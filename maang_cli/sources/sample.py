@@ -15,7 +15,7 @@ from maang_cli import sessions as calendar
 from maang_cli.schemas import arrow_schema
 from maang_cli.sources.base import Calls, Fetched, Resume, Source
 from maang_cli.splits import Claim, Claims
-from maang_cli.tables import STAGING_COLUMNS
+from maang_cli.tables import FETCHED_COLUMNS
 
 _SCALES = ((512, 4000), (96, 1600), (20, 700), (5, 250), (1, 90))
 """Days between knots, and a knot's largest move in basis points: 66 % together, so a price stays above a third of its base."""
@@ -95,7 +95,7 @@ class SampleSource(Source):
         for batch in batches:
             rows = [_bar(ticker, session) for session in batch for ticker in sorted(missing[session])]
             tick()
-            yield Fetched(pa.Table.from_pylist(rows, schema=arrow_schema(STAGING_COLUMNS)), {})
+            yield Fetched(pa.Table.from_pylist(rows, schema=arrow_schema(FETCHED_COLUMNS)), {})
 
     calls = 0
     per_minute = None

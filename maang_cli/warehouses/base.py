@@ -50,6 +50,8 @@ class Query:
     spans: Spans = field(default_factory=dict)
     parts: Mapping[str, Query] = field(default_factory=dict)
     """Queries for the same tickers, by the name of the placeholder. A warehouse need not run one twice on the same data."""
+    fetched: bool = False
+    """Whether it also yields the column `fetched_at`: see `Warehouse.replace`."""
 
     @property
     def tables(self) -> list[Table]:
@@ -220,6 +222,10 @@ class Warehouse(Protocol):
         and if nothing differs, nothing is committed. Rows of other tickers and sessions, and a user's extra columns, stay as
         they are. `refuse_if`, a query for the same tickers, sees exactly the rows that the query reads. If another writer commits
         first, everything is computed again.
+
+        If the query yields `fetched_at`, when the fetch of a row began: a row that was fetched before its session was final
+        (`sessions.final`) has this moment as its stamp, instead of the present one. A row that was fetched later renews such a
+        stamp even if its values are the same, and counts as updated.
 
         Raises:
             GateFailed: `refuse_if` returned rows.

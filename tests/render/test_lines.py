@@ -24,7 +24,9 @@ def plan(calls: int, *, per_minute: int | None = 1, cached: int = 0) -> Plan:
     names = tuple(f"T{number}" for number in range(calls))
     bars = MissingBars({DAY: frozenset(names)}, {})
     ranges = dict.fromkeys(names, (DAY, DAY))
-    return Plan(Request(names, (DAY,)), bars, {}, (Batch(names, (DAY,)),), Calls(ranges=ranges, cached=cached), per_minute)
+    return Plan(
+        Request(names, (DAY,)), bars, bars.missing, {}, (Batch(names, (DAY,)),), Calls(ranges=ranges, cached=cached), per_minute
+    )
 
 
 def test_plural() -> None:
@@ -65,7 +67,7 @@ def test_cached_answers(cached: int, text: str) -> None:
 
 
 def test_plan_with_nothing_to_do() -> None:
-    nothing = Plan(Request(("META",), (DAY, NEXT)), MissingBars({}, {}), {}, (), Calls(), 1)
+    nothing = Plan(Request(("META",), (DAY, NEXT)), MissingBars({}, {}), {}, {}, (), Calls(), 1)
     assert line(nothing) == "nothing to do: 2 sessions complete"
 
 

@@ -13,7 +13,7 @@ import pytest
 from maang_cli.schemas import arrow_schema
 from maang_cli.sources import SOURCES
 from maang_cli.sources.base import Source
-from maang_cli.tables import STAGING_COLUMNS
+from maang_cli.tables import FETCHED_COLUMNS
 from tests import settings
 from tests.polygon_server import PolygonServer, row
 
@@ -61,11 +61,11 @@ def test_source_has_the_name_in_the_list(name: str, polygon: PolygonServer) -> N
 
 
 def test_bars_have_exactly_stagings_columns(opened: Opened) -> None:
-    assert opened().bars(TICKERS, SESSIONS).schema.equals(arrow_schema(STAGING_COLUMNS), check_metadata=True)
+    assert opened().bars(TICKERS, SESSIONS).schema.equals(arrow_schema(FETCHED_COLUMNS), check_metadata=True)
 
 
 def test_no_bars_have_the_same_columns(opened: Opened) -> None:
-    assert opened().bars((), SESSIONS[:1]).schema.equals(arrow_schema(STAGING_COLUMNS), check_metadata=True)
+    assert opened().bars((), SESSIONS[:1]).schema.equals(arrow_schema(FETCHED_COLUMNS), check_metadata=True)
 
 
 @pytest.mark.parametrize("sessions", [SESSIONS[:1], SESSIONS], ids=["one session", "several sessions"])
@@ -107,7 +107,7 @@ def test_fetch_returns_the_missing_bars_batch_by_batch(opened: Opened) -> None:
         sorted((day, ticker) for day in days for ticker in missing[day]) for days in (SESSIONS[:1], SESSIONS[1:])
     ]
     assert [batch.failed for batch in batches] == [{}, {}]
-    assert all(batch.rows.schema.equals(arrow_schema(STAGING_COLUMNS), check_metadata=True) for batch in batches)
+    assert all(batch.rows.schema.equals(arrow_schema(FETCHED_COLUMNS), check_metadata=True) for batch in batches)
     assert ticks
 
 

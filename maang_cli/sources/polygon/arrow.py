@@ -10,7 +10,7 @@ import pyarrow.json
 
 from maang_cli import sessions as calendar
 from maang_cli.schemas import arrow_schema
-from maang_cli.tables import STAGING_COLUMNS
+from maang_cli.tables import FETCHED_COLUMNS
 
 CENTS = Decimal("0.01")
 WHOLE = Decimal(1)
@@ -34,7 +34,7 @@ _ENVELOPE = pa.schema(
         ("results", pa.list_(pa.struct([("T", pa.string()), *_NUMBERS]))),
     ]
 )
-SCHEMA = arrow_schema(STAGING_COLUMNS)
+SCHEMA = arrow_schema(FETCHED_COLUMNS)
 _SPACES = (b"\n", b"\r", b"\t", b"  ")
 """The API sends none of them; between a key and its value it sends no space, or one."""
 

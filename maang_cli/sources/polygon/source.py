@@ -189,9 +189,12 @@ class PolygonSource(Source):
                 f"{self._base.netloc} has no bars for {session}, but for {later}: was NYSE closed?",
                 hint=f"if it was, set MAANG_CLOSED={session}; otherwise run the same command again later",
             )
+        final = calendar.is_final(session, datetime.now(UTC))
         return NotPublishedYet(
             f"{self._base.netloc} has no bars for {session} yet",
-            hint=f"every plan has them by {calendar.final_at(session)}: try again after that",
+            hint="every plan should have them by now: run the same command again later"
+            if final
+            else f"every plan has them by {calendar.final_at(session)}: try again after that",
         )
 
     def _serves(self, session: date) -> bool:

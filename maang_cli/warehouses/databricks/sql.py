@@ -12,6 +12,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
+from maang_cli import sessions as calendar
 from maang_cli import sql
 from maang_cli.symbols import ALWAYS
 from maang_cli.tables import Column, Table
@@ -64,7 +65,10 @@ class Replace:
         return f"(\n{sql.fill(self.refuse_if.text, self._names)}\n)" if self.refuse_if else None
 
     def _differs(self, old: str, new: str) -> str:
-        return sql.differs(old, new, self.table.values)
+        differs = sql.differs(old, new, self.table.values)
+        if not self.query.fetched:
+            return differs
+        return f"{differs} OR ({old}.{self.table.stamp} < {_final(old)} AND {new}.fetched_at >= {_final(old)})"
 
     def columns(self, kinds: str) -> dict[str, Column]:
         """The table's columns with the types that the preview found."""
@@ -95,12 +99,15 @@ FROM maang_new AS n FULL OUTER JOIN maang_old AS o ON n.ticker = o.ticker AND n.
         """
         columns = self.table.values
         stamp, now = self.table.stamp, f"TIMESTAMP '{self.now.isoformat()}'"
-        source = f"SELECT FALSE AS gone, {', '.join(columns)} FROM maang_new"
+        fetched = ", fetched_at" * self.query.fetched
+        if fetched:
+            now = f"CASE WHEN s.fetched_at < {_final('s')} THEN s.fetched_at ELSE {now} END"
+        source = f"SELECT FALSE AS gone, {', '.join(columns)}{fetched} FROM maang_new"
         if deletes:
             others = ", ".join(f"CAST(NULL AS {c.type})" for c in self.table.columns if c.name in columns[2:])
             source += f"""
 UNION ALL
-SELECT TRUE, o.ticker, o.date, {others} FROM maang_old AS o
+SELECT TRUE, o.ticker, o.date, {others}{", CAST(NULL AS TIMESTAMP)" if fetched else ""} FROM maang_old AS o
 LEFT ANTI JOIN maang_new AS n ON n.ticker = o.ticker AND n.date = o.date"""
         if self._gate:
             verdict = f"CASE WHEN count(*) = 0 THEN TRUE ELSE CAST(raise_error('{GATE}') AS BOOLEAN) END"
@@ -121,6 +128,12 @@ ON t.ticker = s.ticker AND t.date = s.date AND t.date IN {self._days}
 WHEN MATCHED AND ({differs}) THEN UPDATE SET {sets}, {stamp} = {now}
 WHEN NOT MATCHED AND s.ticker IS NOT NULL THEN INSERT ({", ".join(columns)}, {stamp})
 VALUES ({", ".join(f"s.{column}" for column in columns)}, {now})"""
+
+
+def _final(relation: str) -> str:
+    """When the session of a row is final, `sessions.final`."""
+    parts = ", ".join(f"{part}(date_add({relation}.date, 1))" for part in ("year", "month", "day"))
+    return f"make_timestamp({parts}, {calendar.FINAL.hour}, {calendar.FINAL.minute}, 0, '{calendar.NEW_YORK.key}')"
 
 
 @dataclass(frozen=True)

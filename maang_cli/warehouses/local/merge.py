@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from maang_cli import sessions as calendar
 from maang_cli.tables import Table
 from maang_cli.warehouses.base import Query
 
@@ -48,7 +49,8 @@ def merge(
     """Existing and new rows by date and ticker, each with an outcome. `run` runs SQL on tables by their placeholders.
 
     inserted, updated, unchanged: a row of `new`, with the stamp that it keeps or gets; deleted: one that `query` requests and
-    that is not in `new`, or a second copy; carried: a row that is not requested. `new` has the table's value columns.
+    that is not in `new`, or a second copy; carried: a row that is not requested. `new` has the table's value columns, and
+    `fetched_at` if the query yields it.
     """
     old = existing.rows
     first = pa.repeat(pa.scalar(1, pa.int64()), new.num_rows)
@@ -56,10 +58,10 @@ def merge(
     into, out_of = pairs["new_place"].combine_chunks(), pairs["old_place"].combine_chunks()
     alone, place = new.slice(0, 0), into
     if into.null_count:  # only existing rows that stay are moved: a cast and copy of all of them takes longer than the rest
-        alone = existing.columns(table.values).take(out_of.filter(into.is_null())).cast(new.schema)
+        alone = existing.columns(table.values).take(out_of.filter(into.is_null()))
         place = pc.coalesce(into, pc.add(pc.cumulative_sum(into.is_null().cast(pa.int64())), new.num_rows - 1))
     # One column at a time, so that each reuses the memory of the one before: memory that is new to the process is slow.
-    values = pa.table({name: _joined(new[name], alone[name]).take(place) for name in table.values})
+    values = pa.table({name: _joined(new[name], alone[name].cast(new[name].type)).take(place) for name in table.values})
     outcome = pc.if_else(into.is_valid(), "inserted", pc.if_else(_requested(values, query), "deleted", "carried"))
     met = pc.and_(into.is_valid(), out_of.is_valid())
     if pc.any(met).as_py():
@@ -67,10 +69,25 @@ def merge(
         outcome = pc.replace_with_mask(_one(outcome), met, pc.if_else(changed, "updated", "unchanged"))
     own = [name for name in old.column_names if name not in table.values]
     kept = old.select(own).take(out_of)
+    now = pa.scalar(datetime.now(UTC), old[table.stamp].type)
+    if query.fetched:
+        fetched = _one(new["fetched_at"].cast(now.type)).take(into)  # NULL for a row that is not in `new`
+        early = _before_final(values["date"], fetched)
+        confirmed = pc.and_(pc.invert(early), _before_final(values["date"], kept[table.stamp]))
+        confirmed = pc.and_(pc.equal(outcome, "unchanged"), pc.and_(fetched.is_valid(), confirmed))
+        outcome = pc.if_else(confirmed, "updated", outcome)
+        now = pc.if_else(early, fetched, now)
     renewed = pc.is_in(outcome, pa.array(["inserted", "updated"]))
-    stamp = pc.if_else(renewed, pa.scalar(datetime.now(UTC), old[table.stamp].type), kept[table.stamp])
+    stamp = pc.if_else(renewed, now, kept[table.stamp])
     columns = {name: values[name] for name in table.values} | {name: kept[name] for name in own} | {table.stamp: stamp}
     return pa.table(columns | {OUTCOME: outcome})
+
+
+def _before_final(days: pa.ChunkedArray, instants: pa.Array) -> pa.Array:
+    """Which of the instants are before the moment at which their session is final; NULL is not."""
+    found = _one(days).dictionary_encode()
+    moments = pa.array([calendar.final(day) for day in found.dictionary.to_pylist()], instants.type).take(found.indices)
+    return pc.fill_null(pc.less(_one(instants), moments), False)
 
 
 def _requested(rows: pa.Table, query: Query) -> pa.Array:

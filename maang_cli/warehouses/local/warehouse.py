@@ -186,7 +186,7 @@ class LocalWarehouse:
                     if new is None:
                         raise GateFailed
                     existing, tasks = self._partitions(table, target, set(sessions))
-                    merged = merge(table, existing, new.cast(arrow_schema(table.value_columns)), query, self._run_on)
+                    merged = merge(table, existing, _in_columns(table, new), query, self._run_on)
                     if days := _changed_days(merged):
                         rows = _published(merged, days).drop_columns(OUTCOME)
                         old_files = [task.file for task in tasks if day_of(task.file) in days]
@@ -391,6 +391,13 @@ class LocalWarehouse:
 def open_warehouse(settings: Settings) -> LocalWarehouse:
     """The warehouse that the settings describe."""
     return LocalWarehouse(settings.home, settings.schema_name, local_settings.load())
+
+
+def _in_columns(table: Table, new: pa.Table) -> pa.Table:
+    """The rows in the types of the table's value columns, other columns as they are."""
+    schema = arrow_schema(table.value_columns)
+    others = [new.schema.field(name) for name in new.column_names if name not in schema.names]
+    return new.cast(pa.schema([*schema, *others]))
 
 
 def _literal(text: str) -> str:
