@@ -209,11 +209,12 @@ def failing_checks(date: str, tickers: str | None, secrets: Mapping[str, str], s
         return
     yield f"staging: {audit['staging']}"
     for check in audit["checks"]:
-        if check["failing"]:
-            yield f"{check['name']} ({check['promise']}): {check['failing']} failing"
-            yield from (f"  {row['ticker']} {row['date']}: {row['found']}" for row in check["rows"])
-            if check["failing"] > len(check["rows"]):
-                yield f"  and {check['failing'] - len(check['rows'])} more"
+        if check["refused"]:
+            rows = [row for row in check["rows"] if row["outcome"] == "refused"]
+            yield f"{check['name']} ({check['promise']}): {check['refused']} failing"
+            yield from (f"  {row['ticker'] or 'session'} {row['date']}: {row['found']}" for row in rows)
+            if check["refused"] > len(rows):
+                yield f"  and {check['refused'] - len(rows)} more"
 
 
 def alert_late_run(context: Any, slack_connection: str | None = None, email_to: str | None = None) -> None:

@@ -33,6 +33,8 @@ FOLLOWS = "follows from"
 FEW_TICKERS = 3
 """As many tickers are named in a hint."""
 SCHEMA = "schema"
+THE_SCHEMA = "the schema"
+"""Its name in `Initialized`."""
 PARTS = (SCHEMA, "staging", "production", "cumulative")
 
 
@@ -177,7 +179,7 @@ def init_tables(warehouse: Warehouse, request: Request, only: Sequence[str] = PA
     added: list[str] = []
     for part in PARTS:
         if part == SCHEMA and part in only:
-            done[warehouse.create_schema()].append("the schema")
+            done[warehouse.create_schema()].append(THE_SCHEMA)
         elif part in only and part in tables:
             for table in tables[part]:
                 name = warehouse.full_name(table)
@@ -251,14 +253,14 @@ def promote(warehouse: Warehouse, request: Request, audit: Audit | None = None) 
     audit = audit or check(warehouse, request)
     passing = audit.passing
     if not passing:
-        raise _refused(audit)
+        raise _nothing_published(audit)
     try:
         return Published(gate.publish(warehouse, request, audit), audit)
     except GateFailed as exc:
         # Staging, or what it is compared with, changed between the report and the publishing, which audits the rows again.
         audit = check(warehouse, request)
         if not set(passing) <= set(audit.passing):
-            raise _refused(audit) from exc
+            raise _nothing_published(audit) from exc
         raise _staging_changed(f"changed {audit.staging} while it was being published") from exc
     except TableMissing as exc:
         if exc.table == request.staging:
@@ -436,7 +438,7 @@ def run_day(source: Source, warehouse: Warehouse, request: Request, progress: Pr
     progress.done(ingested)
     audit, published = publish_staged(warehouse, request, rows, progress, ingested.splits.known)
     if published is None:
-        raise _refused(audit)
+        raise _nothing_published(audit)
     try:
         progress.begin("cumulate")
         cumulated = cumulate(warehouse, replace(request, sessions=audit.passing))
@@ -546,9 +548,13 @@ def verdict(audit: Audit) -> MaangError | None:
 def _refused(audit: Audit) -> GateRefused:
     """The error for an audit in which no session passed."""
     names = ", ".join(result.check.name for result in audit.failed)
-    return GateRefused(
-        f"the gate refused {_span(audit.sessions)}: {names}; nothing was published", hint=_kept(audit), audit=audit
-    )
+    return GateRefused(f"the gate refused {_span(audit.sessions)}: {names}", hint=_kept(audit), audit=audit)
+
+
+def _nothing_published(audit: Audit) -> GateRefused:
+    error = _refused(audit)
+    error.done_before("nothing was published")
+    return error
 
 
 def _kept(audit: Audit) -> str:
@@ -567,7 +573,7 @@ def _kept(audit: Audit) -> str:
     if 0 < len(tickers) <= FEW_TICKERS and all(check.kind in (Kind.ROW, Kind.MISSING) for check, _ in rows):
         advice.append(f"to publish the others: --allow-missing {','.join(sorted(tickers))}")
     kept = f"the rows are kept in {audit.staging}: maang show --table staging {session_flags(audit.sessions)}{{flags}}"
-    return "; ".join([*advice, kept])
+    return "\n".join([*advice, kept])
 
 
 def _may_be_true(check: checks.Check, row: checks.FailingRow) -> bool:

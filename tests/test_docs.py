@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from maang_cli import tables
+from maang_cli.checks import CHECKS, Kind
 from maang_cli.cli.commands import app
 from maang_cli.errors import ExitCode
 from maang_cli.sessions import between
@@ -97,7 +98,7 @@ def test_transcripts_show_what_maang_prints(page: Path, polygon: PolygonServer, 
 
 def test_readme_has_transcripts_of_a_good_and_a_refused_day() -> None:
     good, refused = blocks(README.read_text("utf-8"), "console")
-    assert "7 of 7 checks passed" in good
+    assert f"{len(CHECKS)} of {len(CHECKS)} checks passed" in good
     assert refused.endswith("$ echo $?\n3\n")
 
 
@@ -140,14 +141,35 @@ def test_tables_page_lists_every_column() -> None:
         "production": PRODUCTION.columns,
         "cumulative": CUMULATIVE.columns,
         "splits": tables.SPLITS.columns,
+        "findings": tables.FINDINGS.columns,
         "staging": tables.STAGING_COLUMNS,
     }
     for name, found in parts.items():
-        start = f"<!-- generated: {name} -->\n"
-        assert start in text
-        before, _, rest = text.partition(start)
-        text = f"{before}{start}\n{columns(found)}\n\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+        text = with_part(text, name, columns(found))
     approve(page, text)
+
+
+def with_part(text: str, name: str, part: str) -> str:
+    """The page with a generated part written anew."""
+    start = f"<!-- generated: {name} -->\n"
+    assert start in text
+    before, _, rest = text.partition(start)
+    return f"{before}{start}\n{part}\n\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+
+
+def test_gate_page_lists_every_check() -> None:
+    page = ROOT / "docs/gate.md"
+    effects = {
+        Kind.MISSING: "refuses the session",
+        Kind.ROW: "refuses the session, or is held",
+        Kind.SESSION: "refuses the session",
+    }
+    lines = [
+        f"| `{check.name}` | {check.promise} | {effects.get(check.kind, 'warns')} | {'yes' if check.acceptable else 'no'} |"
+        for check in CHECKS
+    ]
+    head = ["| check | promise | a row that fails | can be accepted |", "|---|---|---|---|"]
+    approve(page, with_part(page.read_text("utf-8"), "checks", "\n".join([*head, *lines])))
 
 
 def command_names() -> list[str]:

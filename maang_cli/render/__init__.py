@@ -12,16 +12,18 @@ __all__ = ["Maintained", "ProgressDisplay", "cost", "error", "line", "result", "
 
 
 def error(message: str, hint: str) -> None:
-    """A foreseen failure, on stderr: two lines, or the message alone if there is no hint."""
+    """A foreseen failure, on stderr: a line, and one for each line of the hint; the message alone if there is no hint.
+
+    On a terminal they are wrapped between words.
+    """
     out = console(sys.stderr)
-    if not hint:
-        out.print(Text(message), soft_wrap=True)
-        return
-    out.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
-    out.print(Text.assemble(("hint: ", "bold"), hint), soft_wrap=True)
+    lines = [("error: ", "bold red", message), *(("hint: ", "bold", each) for each in hint.splitlines())]
+    for label, style, text in lines:
+        out.print(Text.assemble((label, style), text) if hint else Text(text), soft_wrap=not out.is_terminal)
 
 
 def result(value: object) -> None:
     """A command's result on stdout, for people."""
+    out = console(sys.stdout)
     for part in people(value):
-        console(sys.stdout).print(part, soft_wrap=isinstance(part, str))
+        out.print(part, soft_wrap=isinstance(part, str) and not out.is_terminal)

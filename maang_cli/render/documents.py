@@ -47,6 +47,7 @@ def _audit(value: Audit) -> dict[str, Any]:
                 "promise": outcome.check.promise,
                 "kind": outcome.check.kind,
                 "failing": outcome.failing,
+                "refused": outcome.refused,
                 "rows": [asdict(row) for row in outcome.rows],
             }
             for outcome in value.results

@@ -8,7 +8,7 @@ from functools import singledispatch
 from maang_cli.backfill import BackfillProgress, Plan
 from maang_cli.checks import Audit, Outcome
 from maang_cli.diff import ChangedCell, Differences
-from maang_cli.pipeline import Cumulated, Dropped, Ingested, Initialized, Published, Request
+from maang_cli.pipeline import THE_SCHEMA, Cumulated, Dropped, Ingested, Initialized, Published, Request
 from maang_cli.splits import Split
 from maang_cli.warehouses.base import Replaced
 
@@ -21,8 +21,11 @@ def line(value: object) -> str:
 
 @line.register(Initialized)
 def _initialized(value: Initialized) -> str:
-    found = (("created", value.created), ("added the columns", value.added))
-    parts = [f"{what} {', '.join(names)}" for what, names in found if names]
+    tables = [name for name in value.created if name != THE_SCHEMA]
+    created = tables if len(tables) <= 1 else [f"{len(tables)} tables"]
+    schema = [THE_SCHEMA] * (THE_SCHEMA in value.created)
+    found = (("created", " and ".join(schema + created)), ("added the columns", ", ".join(value.added)))
+    parts = [f"{what} {names}" for what, names in found if names]
     return "; ".join([*parts, *([fetch_splits(value.without_splits)] if value.without_splits else [])])
 
 

@@ -100,14 +100,16 @@ def _differences(value: Differences) -> Iterator[RenderableType]:
 
 @people.register(Audit)
 def _audit(value: Audit) -> Iterator[RenderableType]:
-    table = _table("check", "promise", "failing", "which rows")
-    for outcome in value.results:
-        rows = "\n".join(f"{row.ticker or 'session'} {row.date}{_how(row)}: {row.found}" for row in outcome.rows)
-        more = outcome.failing - len(outcome.rows)
-        name = Text(outcome.check.name, style="bold red" if outcome.refused else "yellow" if outcome.failing else "green")
-        counted = str(outcome.failing) if outcome.failing else "none"
-        table.add_row(name, Text(outcome.check.promise), counted, Text(rows + (f"\nand {more} more" if more else "")))
-    yield table
+    failing = sorted((found for found in value.results if found.failing), key=lambda found: not found.refused)
+    for found in failing:
+        name = f"[bold red]{found.check.name} failed[/]" if found.refused else f"[yellow]{found.check.name}[/]"
+        yield f"{name}: {escape(found.check.promise)}"
+        for row in found.rows:
+            yield escape(f"  {row.ticker or 'session'} {row.date}{_how(row)}: {row.found}")
+        if more := found.failing - len(found.rows):
+            yield f"  and {more} more"
+    others = len(value.results) - len(failing)
+    yield f"{others} others passed" if failing else f"all {plural(others, 'check')} passed"
     if len(value.sessions) > 1:
         yield from _refusals(value.refused)
     yield from map(escape, remarks(value))

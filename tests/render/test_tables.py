@@ -94,9 +94,9 @@ def test_narrow_terminal_gets_every_value_whole(table: str, narrow: Sheet) -> No
     for command in ("run-day", "ingest"):
         in_a_terminal(command, *ON, *FEW)
     shown = ("show", *ON, *FEW, "--table", table)
-    *lines, last = in_a_terminal(*shown).out.splitlines()
-    assert max(map(len, lines)) <= 40  # the last line is text, which the terminal wraps
-    assert last.startswith("2 rows of ")
+    lines = in_a_terminal(*shown).out.splitlines()
+    assert max(map(len, lines)) <= 40
+    assert "2 rows of" in lines
     words = " ".join(lines).split()
     for values in in_a_terminal(*shown, "--json").result["rows"]:
         for value in values.values():
