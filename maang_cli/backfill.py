@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime
 
 from maang_cli import missing, pipeline, split_table
 from maang_cli import sessions as calendar
+from maang_cli.diff import Differences
 from maang_cli.errors import GateRefused, MaangError, MayHeal, PartlyRefused, SourceFailed
 from maang_cli.pipeline import Request
 from maang_cli.sources.base import Calls, Fetched, Resume, Source
@@ -104,6 +105,10 @@ class Backfilled:
     """Staging tables with refused rows."""
     allowed: dict[str, int] = field(default_factory=dict)
     """Tickers with missing bars that --allow-missing permits, and on how many sessions they are missing."""
+    held: set[tuple[str, date]] = field(default_factory=set)
+    """Tickers and sessions of rows that were not published although the rest of their session was."""
+    revised: Differences | None = None
+    """What changed in production, beside new rows; None: nothing."""
 
     def verdict(self) -> MaangError | None:
         """The error that says which sessions are not done; None if all are."""
@@ -213,6 +218,56 @@ def _make_room(warehouse: Warehouse, request: Request) -> None:
             log.warning("%s: removed files that can't be read, of %s", warehouse.full_name(table), missing.spans(removed))
 
 
+def _part(request: Request, batch: Batch, sessions: tuple[date, ...]) -> Request:
+    """The part of the request that a batch is."""
+    return replace(request, tickers=batch.tickers, sessions=sessions, universe=request.tickers)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a backfill that fetches again would change."""
+
+    plan: Plan
+    differences: Differences
+    """`removed`: rows that the source no longer has. They would stay."""
+    failed: Mapping[date, MaangError]
+    """Sessions that the source could not deliver."""
+
+    def verdict(self) -> MaangError | None:
+        """The error that says that there are differences, or sessions that could not be compared; None: neither."""
+        if self.failed:
+            errors = list(self.failed.values())
+            message = f"{missing.spans(self.failed)} could not be compared: {errors[0].message}"
+            return type(errors[0])(message, hint=errors[0].hint)
+        if not self.differences:
+            return None
+        days: set[date] = {day for how in ("new", "changed", "removed") for day in getattr(self.differences, how)}
+        hint = f"publish them: maang backfill --refetch {pipeline.session_flags(sorted(days))}{{flags}}"
+        return PartlyRefused(f"{missing.spans(days)}: the source has other bars than {self.differences.table}", hint=hint)
+
+
+def compare(source: Source, warehouse: Warehouse, todo: Plan, report: Callable[[BackfillProgress], None]) -> Compared:
+    """Fetch a plan's bars, and compare them with production. No table is written but staging, which is dropped again."""
+    request = todo.request
+    pipeline.init_tables(warehouse, request, only=(pipeline.SCHEMA,))
+    clock = _Clock(source, todo, report)
+    found = Differences(warehouse.full_name(PRODUCTION), {}, {}, {}, ())
+    failed: dict[date, MaangError] = {}
+    batches = [batch.sessions for batch in todo.batches]
+    with contextlib.closing(source.fetch(todo.to_fetch, batches, clock.tick, resume=todo.resume)) as answers:
+        for batch, fetched in zip(todo.batches, answers, strict=True):
+            failed |= fetched.failed
+            if sessions := tuple(day for day in batch.sessions if day not in fetched.failed):
+                mine = _part(request, batch, sessions)
+                try:
+                    warehouse.stage(mine.staging, pipeline.to_stage(fetched.rows, datetime.now(UTC)))
+                    found += pipeline.diff(warehouse, mine)
+                finally:
+                    pipeline.drop_staging(warehouse, mine)
+            clock.batch_done(batch, fetched.rows.num_rows)
+    return Compared(todo, found, failed)
+
+
 def _publish_batch(
     warehouse: Warehouse,
     request: Request,
@@ -227,10 +282,12 @@ def _publish_batch(
     sessions = tuple(day for day in batch.sessions if day not in fetched.failed)
     if not sessions:
         return
-    mine = replace(request, tickers=batch.tickers, sessions=sessions, universe=request.tickers)
+    mine, refetched = _part(request, batch, sessions), done.plan.resume is None
     try:
         rows = pipeline.to_stage(fetched.rows, began)
         warehouse.stage(mine.staging, rows)
+        if refetched:
+            mine = replace(mine, left_out=missing.vanished(warehouse, mine, fetched.rows))
         split_table.learn(warehouse, mine.tickers, sessions, claims, mine.staging)
         audit, published = pipeline.publish_staged(warehouse, mine, rows, pipeline.NoProgress())
         done.refused |= audit.refused
@@ -239,6 +296,9 @@ def _publish_batch(
             if row.date not in audit.refused:
                 done.allowed[str(row.ticker)] = done.allowed.get(str(row.ticker), 0) + 1
         if published is not None:
+            done.held |= published.held
+            if published.revised is not None:
+                done.revised = published.revised if done.revised is None else done.revised + published.revised
             done.production += published.replaced
             cumulated = pipeline.cumulate(warehouse, replace(mine, sessions=audit.passing))
             done.cumulative += cumulated.replaced

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from decimal import Decimal
 from typing import Any
 
 from maang_cli import sql
@@ -26,6 +28,14 @@ class ChangedCell:
     """The stamp of the row that is replaced: when its values last changed, UTC."""
 
 
+def _prices_first(cell: ChangedCell) -> tuple[bool, date, str]:
+    return not isinstance(cell.before or cell.after, Decimal), cell.date, cell.ticker
+
+
+def _merged(one: Mapping[date, frozenset[str]], other: Mapping[date, frozenset[str]]) -> dict[date, frozenset[str]]:
+    return {day: one.get(day, frozenset()) | other.get(day, frozenset()) for day in sorted({*one, *other})}
+
+
 @dataclass(frozen=True)
 class Differences:
     """What a step would change in one table. Sessions are in order; `new`, `changed` and `removed` name tickers by session."""
@@ -37,9 +47,17 @@ class Differences:
     removed: Mapping[date, frozenset[str]]
     cells: tuple[ChangedCell, ...]
     """Prices first, then by session, ticker and column."""
+    all_volumes: frozenset[date] = frozenset()
+    """Sessions on which the volume of every requested ticker changed."""
 
     def __bool__(self) -> bool:
         return bool(self.new or self.changed or self.removed)
+
+    def __add__(self, other: Differences) -> Differences:
+        """Those of both, in the same table on different tickers or sessions."""
+        merged = {how: _merged(getattr(self, how), getattr(other, how)) for how in ("new", "changed", "removed")}
+        cells = tuple(sorted((*self.cells, *other.cells), key=_prices_first))
+        return Differences(self.table, **merged, cells=cells, all_volumes=self.all_volumes | other.all_volumes)
 
 
 def staged_differences(
@@ -65,7 +83,8 @@ def differences(warehouse: Warehouse, table: Table, replacements: Iterable[tuple
     Raises:
         TableMissing: a table that a query reads does not exist.
     """
-    rows = [row for query, sessions in replacements for row in _rows(warehouse, table, query, sessions)]
+    pairs = list(replacements)
+    rows = [row for query, sessions in pairs for row in _rows(warehouse, table, query, sessions)]
     tickers: dict[str, dict[date, set[str]]] = {"new": {}, "changed": {}, "removed": {}}
     for row in rows:
         tickers[row["change"]].setdefault(row["date"], set()).add(row["ticker"])
@@ -74,7 +93,12 @@ def differences(warehouse: Warehouse, table: Table, replacements: Iterable[tuple
     columns = table.value_columns[2:]
     prices_first = ([c for c in columns if PRICE in c.type], [c for c in columns if PRICE not in c.type])
     cells = tuple(cell for group in prices_first for row in changed for cell in _cells(row, group))
-    return Differences(warehouse.full_name(table), **by_session, cells=cells)
+    volumes = Counter(cell.date for cell in cells if cell.column == "volume")
+    requested = [span for query, _ in pairs for span in query.requested()] if volumes else []
+    everywhere = {
+        day for day, number in volumes.items() if 1 < number == sum(first <= day <= last for _, first, last in requested)
+    }
+    return Differences(warehouse.full_name(table), **by_session, cells=cells, all_volumes=frozenset(everywhere))
 
 
 def _rows(warehouse: Warehouse, table: Table, new: Query, sessions: Sequence[date]) -> list[dict[str, Any]]:

@@ -1,18 +1,19 @@
-"""The table of findings: what the gate refused, held or warned of, and what a person accepted."""
+"""The table of findings: what the gate refused, held or warned of, what a person accepted, and what was revised."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import date
 from typing import TYPE_CHECKING
 
-from maang_cli import gate
+from maang_cli import gate, sql
 from maang_cli.checks import CHECKS, Acceptance, Audit, Outcome
+from maang_cli.diff import Differences, differences
 from maang_cli.errors import MaangError, SettingsError
-from maang_cli.tables import FINDINGS
-from maang_cli.warehouses.base import Query, TableMissing, Warehouse, query_optional
+from maang_cli.tables import BAR, FINDINGS, PRODUCTION
+from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse, query_optional
 
 if TYPE_CHECKING:
     from maang_cli.pipeline import Request
@@ -84,6 +85,41 @@ def accept(warehouse: Warehouse, request: Request, audit: Audit) -> None:
             log.warning("nothing to accept: %s passes", each)
     if met:
         _add(warehouse, query)
+
+
+def revisions(warehouse: Warehouse, new: Query, sessions: Sequence[date]) -> Differences:
+    """What publishing these rows would change in production. It is stored first, so that no trace of a value is lost.
+
+    That it can't be stored is a warning.
+    """
+    found = differences(warehouse, PRODUCTION, [(new, sessions)])
+    if found.cells or found.removed:
+        try:
+            _add(warehouse, revisions_query(new, sessions))
+        except MaangError as exc:
+            log.warning("the revisions of %s could not be stored: %s", found.table, exc.message)
+    return found
+
+
+def revisions_query(new: Query, sessions: Sequence[date]) -> Query:
+    """The values that publishing would change in production, and the rows that the source no longer has, as rows of FINDINGS."""
+    names = [column.name for column in BAR]
+    text = sql.text(
+        "revisions",
+        new=new.text,
+        names=sql.rows(map(sql.string, (*names, VANISHED))),
+        bar=", ".join(f"CASE WHEN n.ticker IS NULL THEN o.{name} ELSE n.{name} END AS {name}" for name in names),
+        before=" ".join(f"WHEN '{name}' THEN CAST(o.{name} AS STRING)" for name in names),
+        after=" ".join(f"WHEN '{name}' THEN CAST(n.{name} AS STRING)" for name in names),
+        sessions=", ".join(map(sql.day, sessions)),
+        vanished=sql.string(VANISHED),
+    )
+    reads = {**new.reads, "production": Read(PRODUCTION, (min(sessions), max(sessions)))}
+    return Query(text, reads, new.tickers, new.spans)
+
+
+VANISHED = "bar"
+"""The name of a finding about a whole row."""
 
 
 def _add(warehouse: Warehouse, query: Query) -> None:

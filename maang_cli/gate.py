@@ -67,13 +67,14 @@ def _on_audit(request: Request, judged: Round, text: str, reads: Mapping[str, Re
     return Query(text, reads or {}, request.tickers, request.spans, {"audit": audit})
 
 
-def publish(warehouse: Warehouse, request: Request, found: Audit) -> Replaced:
+def publish(warehouse: Warehouse, request: Request, found: Audit, *, revise: bool = True) -> Replaced:
     """Publish what passed: the sessions that are not refused, without their held rows, for which production keeps what it has.
 
     The publishing itself audits the rows again.
 
     Raises:
         GateFailed: the audit is another by now.
+        WouldRevise: not `revise`, and production's rows would change.
         TableMissing: staging or production does not exist.
     """
     passing = found.passing
@@ -83,14 +84,20 @@ def publish(warehouse: Warehouse, request: Request, found: Audit) -> Replaced:
         refused=frozenset(),
         held=frozenset(key for key in found.held if key[1] not in found.refused),
     )
-    query = publish_query(request.staging, request.tickers, passing, request.spans, judged.held)
+    query = passing_query(request, found)
     refuse_if = _on_audit(request, judged, checks.forbidden_sql(judged.held))
     try:
-        return warehouse.replace(PRODUCTION, query, passing, refuse_if)
+        return warehouse.replace(PRODUCTION, query, passing, refuse_if, revise=revise)
     except TableMissing as exc:
         if exc.table != FINDINGS:
             raise
-        return warehouse.replace(PRODUCTION, query, passing, refuse_if.without(FINDINGS))
+        return warehouse.replace(PRODUCTION, query, passing, refuse_if.without(FINDINGS), revise=revise)
+
+
+def passing_query(request: Request, found: Audit) -> Query:
+    """What production receives of an audited staging table."""
+    held = [key for key in found.held if key[1] not in found.refused]
+    return publish_query(request.staging, request.tickers, found.passing, request.spans, held)
 
 
 def publish_query(

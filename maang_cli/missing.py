@@ -1,8 +1,11 @@
 """What the tables lack: bars, windows, and sessions that are staged but not published. Nothing here fetches or writes."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
 
 from maang_cli import pipeline, split_table, sql
 from maang_cli import sessions as calendar
@@ -11,6 +14,9 @@ from maang_cli.pipeline import Request
 from maang_cli.splits import Split
 from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, Table, is_staging, staged_sessions
 from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 COMPARED_ROWS = 250_000
 """Windows that one query recomputes and compares, in about 300 MB of memory."""
@@ -71,13 +77,32 @@ def find_missing_bars(
 
 def early_tickers(warehouse: Warehouse, request: Request, days: Sequence[date]) -> dict[date, frozenset[str]]:
     """The tickers whose rows of these sessions, in order, were stored before the session was final."""
-    text = sql.text("stamps", sessions=", ".join(map(sql.day, days)))
-    rows = warehouse.query(Query(text, {"production": Read(PRODUCTION, (days[0], days[-1]))}, request.tickers, request.spans))
     found: dict[date, set[str]] = {}
-    for row in rows.to_pylist():
+    for row in _stamps(warehouse, request, days):
         if row["insertion_timestamp"] < calendar.final(row["date"]):
             found.setdefault(row["date"], set()).add(row["ticker"])
     return {day: frozenset(names) for day, names in sorted(found.items())}
+
+
+def _stamps(warehouse: Warehouse, request: Request, days: Sequence[date]) -> list[dict[str, Any]]:
+    """When the tickers' rows of these sessions, in order, were stored."""
+    text = sql.text("stamps", sessions=", ".join(map(sql.day, days)))
+    reads = {"production": Read(PRODUCTION, (days[0], days[-1]))}
+    try:
+        rows: list[dict[str, Any]] = warehouse.query(Query(text, reads, request.tickers, request.spans)).to_pylist()
+    except TableMissing:
+        return []
+    return rows
+
+
+def vanished(warehouse: Warehouse, request: Request, rows: pa.Table) -> frozenset[tuple[str, date]]:
+    """The tickers and sessions of the request that these rows lack, although production has them."""
+    got = set(zip(rows["ticker"].to_pylist(), rows["session"].to_pylist(), strict=True))
+    lacking = {(ticker, day) for day in request.sessions for ticker in request.requested(day) if (ticker, day) not in got}
+    if not lacking:
+        return frozenset()
+    stored = _stamps(warehouse, request, sorted({day for _, day in lacking}))
+    return frozenset((row["ticker"], row["date"]) for row in stored) & lacking
 
 
 def is_allowed(request: Request, day: date, tickers: frozenset[str]) -> bool:

@@ -22,9 +22,9 @@ from maang_cli.schemas import arrow_schema
 from maang_cli.sources.base import Source
 from maang_cli.split_table import Learned
 from maang_cli.splits import Claims, Split
-from maang_cli.symbols import Symbols
+from maang_cli.symbols import ALWAYS, Symbols, without
 from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS, STAGING_COLUMNS, Table, staging
-from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, Spans, TableMissing, Warehouse
+from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, Spans, TableMissing, Warehouse, WouldRevise
 
 log = logging.getLogger("maang")
 
@@ -51,6 +51,8 @@ class Request:
     symbols: Symbols = field(default_factory=Symbols)
     accept: tuple[checks.Acceptance, ...] = ()
     """What a person accepts although it fails a check."""
+    left_out: frozenset[tuple[str, date]] = frozenset()
+    """Tickers that are not asked for on a session, although they are listed there."""
 
     @property
     def staging(self) -> Table:
@@ -62,12 +64,15 @@ class Request:
 
     @cached_property
     def spans(self) -> Spans:
-        """When the tickers are listed, as a query needs it."""
-        return self.symbols.spans(self.tickers)
+        """When the tickers are requested, as a query needs it."""
+        found = self.symbols.spans(self.tickers)
+        for ticker, day in self.left_out:
+            found[ticker] = tuple(without(found.get(ticker, (ALWAYS,)), day))
+        return found
 
     def requested(self, day: date) -> frozenset[str]:
-        """The tickers that are listed on that day; equal sets are one object."""
-        unlisted = self.symbols.unlisted(self.everything, day)
+        """The tickers that are requested on that day; equal sets are one object."""
+        unlisted = self.symbols.unlisted(self.everything, day) | {ticker for ticker, out in self.left_out if out == day}
         return self._without(unlisted) if unlisted else self.everything
 
     @cached_property
@@ -116,6 +121,8 @@ class Published:
     replaced: Replaced
     audit: Audit
     """The report; its passing sessions are the published ones."""
+    revised: Differences | None = None
+    """What it changed in production, beside new rows; None: nothing."""
 
     @property
     def allowed(self) -> tuple[checks.FailingRow, ...]:
@@ -255,7 +262,12 @@ def promote(warehouse: Warehouse, request: Request, audit: Audit | None = None) 
     if not passing:
         raise _nothing_published(audit)
     try:
-        return Published(gate.publish(warehouse, request, audit), audit)
+        revised = _kept_as_findings(warehouse, request, audit) if request.left_out else None
+        try:
+            return Published(gate.publish(warehouse, request, audit, revise=revised is not None), audit, revised)
+        except WouldRevise:
+            revised = _kept_as_findings(warehouse, request, audit)
+            return Published(gate.publish(warehouse, request, audit), audit, revised)
     except GateFailed as exc:
         # Staging, or what it is compared with, changed between the report and the publishing, which audits the rows again.
         audit = check(warehouse, request)
@@ -266,6 +278,12 @@ def promote(warehouse: Warehouse, request: Request, audit: Audit | None = None) 
         if exc.table == request.staging:
             raise _staging_dropped(audit.staging) from exc
         raise _missing(warehouse, request, exc) from exc
+
+
+def _kept_as_findings(warehouse: Warehouse, request: Request, audit: Audit) -> Differences:
+    """What publishing will revise in production, which is stored first."""
+    query = gate.passing_query(replace(request, left_out=frozenset()), audit)
+    return findings.revisions(warehouse, query, audit.passing)
 
 
 _BASES = {"ticker": "STRING", "number": "INTEGER", "first_date": "DATE", "last_date": "DATE"} | {

@@ -6,7 +6,7 @@ LAST, or until the next one's FIRST.
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from itertools import pairwise
@@ -90,6 +90,18 @@ def _spans(listings: Listings) -> tuple[tuple[date, date], ...]:
         else:
             spans.append((each.first, each.last))
     return tuple(spans)
+
+
+def without(spans: Iterable[tuple[date, date]], day: date) -> Iterator[tuple[date, date]]:
+    """The spans without one day."""
+    for first, last in spans:
+        if not first <= day <= last:
+            yield first, last
+            continue
+        if first < day:
+            yield first, day - _DAY
+        if day < last:
+            yield day + _DAY, last
 
 
 def entry(name: str, listings: Listings) -> str:

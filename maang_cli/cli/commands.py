@@ -109,24 +109,34 @@ def backfill(
     refetch: Refetch = False,
     early: Early = False,
     accept: Accept = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --refetch: fetch, and show what would change, without publishing it.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before a backfill of more than an hour.")] = False,
 ) -> None:
     """Fetch and publish every session of a range that production lacks, and refresh missing or stale windows.
 
-    Safe to interrupt: run the same command again to finish.
+    Safe to interrupt: run the same command again to finish. With --refetch --dry-run it checks what is stored against the vendor,
+    and exits with 5 if the vendor has other bars.
 
     Example: `maang backfill --from 2025-10-01 --to 2025-10-14`
     """
-    from maang_cli import backfill, render
+    from maang_cli import backfill, pipeline, render
 
     request = run.request(select, fetches=True, early=early, accept=accept)
+    if dry_run and not refetch:
+        raise SettingsError(
+            "--dry-run needs --refetch",
+            hint=f"to see what is missing: maang plan {pipeline.session_flags(request.sessions)}{{flags}}",
+        )
     todo = backfill.plan(run.source, run.warehouse, request, refetch=refetch)
     if todo.seconds > ASK_SECONDS and not yes and not run.progress.agrees(render.line(todo)):
         raise SettingsError(f"not started: this would take about {render.cost(todo)}", hint="give --yes, or a shorter range")
     if todo.calls.cached:
         run.progress.say(f"note: {render.reused(todo)}")
     with run.progress.meter() as report:
-        done = backfill.run(run.source, run.warehouse, todo, report)
+        carry_out = backfill.compare if dry_run else backfill.run
+        done = carry_out(run.source, run.warehouse, todo, report)
     run.finish(done, done.verdict())
 
 

@@ -1,18 +1,18 @@
 """Results as JSON objects: the `result` of each command's document (docs/json.md)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date, datetime
 from decimal import Decimal
 from functools import singledispatch
 from typing import Any
 
-from maang_cli.backfill import Backfilled, Plan
+from maang_cli.backfill import Backfilled, Compared, Plan
 from maang_cli.checks import Audit
 from maang_cli.config import Configuration
 from maang_cli.diff import Differences
 from maang_cli.doctor import Checkup
-from maang_cli.errors import NoSession
+from maang_cli.errors import MaangError, NoSession
 from maang_cli.missing import StaleWindows
 from maang_cli.pipeline import Cumulated, DayRun, Published, Request, Rows
 from maang_cli.sessions import final_at
@@ -84,7 +84,8 @@ def _published(value: Published) -> dict[str, Any]:
     return asdict(value.replaced) | {
         "refused": _refused(value.audit.refused),
         "allowed": [asdict(row) for row in value.allowed],
-        "held": [{"ticker": ticker, "session": day} for ticker, day in sorted(value.held)],
+        "held": _held(value.held),
+        "revised": value.revised and document(value.revised),
     }
 
 
@@ -145,10 +146,25 @@ def _backfilled(value: Backfilled) -> dict[str, Any]:
         "cumulative": asdict(value.cumulative),
         "calls": value.calls,
         "refused": _refused(value.refused),
-        "failed": [{"session": day, "error": failure.message} for day, failure in value.failed.items()],
+        "failed": _failed(value.failed),
         "staging": value.kept,
         "allowed": value.allowed,
+        "held": _held(value.held),
+        "revised": value.revised and document(value.revised),
     }
+
+
+@document.register(Compared)
+def _compared(value: Compared) -> dict[str, Any]:
+    return document(value.differences) | {"failed": _failed(value.failed)}
+
+
+def _held(rows: Iterable[tuple[str, date]]) -> list[dict[str, Any]]:
+    return [{"ticker": ticker, "session": day} for ticker, day in sorted(rows)]
+
+
+def _failed(failed: Mapping[date, MaangError]) -> list[dict[str, Any]]:
+    return [{"session": day, "error": failure.message} for day, failure in failed.items()]
 
 
 @document.register(Status)

@@ -1,6 +1,6 @@
 """Results in one line each."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from functools import singledispatch
@@ -103,10 +103,15 @@ def _backfill_progress(value: BackfillProgress) -> str:
     )
 
 
-def changed_cells(cells: Sequence[ChangedCell]) -> list[str]:
-    """The first changed values, a line each, and how many more there are."""
+def changed_cells(found: Differences) -> list[str]:
+    """The first changed values, a line each, and how many more there are; one line for a session whose volumes all changed."""
+    cells = [cell for cell in found.cells if not (cell.column == "volume" and cell.date in found.all_volumes)]
     more = len(cells) - FEW_CELLS
-    return [*map(line, cells[:FEW_CELLS]), *([f"and {plural(more, 'more changed value')}"] if more > 0 else [])]
+    return [
+        *map(line, cells[:FEW_CELLS]),
+        *([f"and {plural(more, 'more changed value')}"] if more > 0 else []),
+        *(f"{day} volume: all {len(found.changed[day])} changed" for day in sorted(found.all_volumes)),
+    ]
 
 
 def cell(value: object) -> str:
@@ -207,9 +212,11 @@ FEW = 10
 FEW_CELLS = 20
 """How many changed values are printed of what may be thousands."""
 ALLOWED = "missing, allowed by --allow-missing"
+HELD = "held, allowed by --allow-missing"
+VANISHED = "the source no longer has"
 EARLY = "stored before the session was final"
 REMARKS = {
-    Outcome.HELD: "held, allowed by --allow-missing",
+    Outcome.HELD: HELD,
     Outcome.WARNED: "unusual",
     Outcome.ACCEPTED: "accepted",
 }

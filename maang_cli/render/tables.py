@@ -13,7 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from maang_cli.backfill import Backfilled, Plan
+from maang_cli.backfill import Backfilled, Compared, Plan
 from maang_cli.checks import Audit, FailingRow, Outcome
 from maang_cli.config import Configuration
 from maang_cli.diff import Differences
@@ -24,6 +24,8 @@ from maang_cli.render.lines import (
     ALLOWED,
     EARLY,
     FEW,
+    HELD,
+    VANISHED,
     bytes_of,
     cell,
     changed_cells,
@@ -77,6 +79,14 @@ def _ingested(value: Ingested) -> Iterator[RenderableType]:
 @people.register(Published)
 def _published(value: Published) -> Iterator[RenderableType]:
     yield escape("; ".join([f"{value.replaced.table}: {line(value)}", *remarks(value.audit)]))
+    yield from _revised(value.revised)
+
+
+def _revised(found: Differences | None) -> Iterator[str]:
+    """The values that were changed, and the rows that the source no longer has."""
+    if found is not None:
+        yield from map(escape, changed_cells(found))
+        yield from map(escape, _tickers(found.removed, VANISHED))
 
 
 @people.register(Cumulated)
@@ -95,7 +105,7 @@ def _differences(value: Differences) -> Iterator[RenderableType]:
     yield escape(f"{value.table}: {line(value)}")
     for how in ("new", "changed", "removed"):
         yield from map(escape, _tickers(getattr(value, how), how))
-    yield from map(escape, changed_cells(value.cells))
+    yield from map(escape, changed_cells(value))
 
 
 @people.register(Audit)
@@ -166,6 +176,7 @@ def _changes(*done: Replaced) -> Table:
 @people.register(DayRun)
 def _day_run(value: DayRun) -> Iterator[RenderableType]:
     yield _changes(value.published.replaced, value.cumulated.replaced)
+    yield from _revised(value.published.revised)
     yield from _refusals(value.audit.refused)
 
 
@@ -211,6 +222,22 @@ def _backfilled(value: Backfilled) -> Iterator[str | Table]:
     if value.allowed:
         names = ", ".join(f"{name} ({plural(days, 'session')})" for name, days in value.allowed.items())
         yield escape(f"{ALLOWED}: {names}")
+    held: dict[date, frozenset[str]] = {}
+    for ticker, day in sorted(value.held, key=lambda key: key[::-1]):
+        held[day] = held.get(day, frozenset()) | {ticker}
+    yield from map(escape, _tickers(held, HELD))
+    yield from _revised(value.revised)
+
+
+@people.register(Compared)
+def _compared(value: Compared) -> Iterator[str]:
+    found = value.differences
+    yield escape(f"{found.table}: {line(found)}")
+    for how, days in (("new", found.new), ("changed", found.changed)):
+        yield from map(escape, _tickers(days, how))
+    yield from _revised(found)
+    for day, failure in value.failed.items():
+        yield escape(f"{day} unavailable: {failure.message}")
 
 
 @people.register(Status)

@@ -95,7 +95,12 @@ class Replaced:
 
     @property
     def changed(self) -> bool:
-        return bool(self.inserted or self.updated or self.deleted)
+        return bool(self.inserted or self.revised)
+
+    @property
+    def revised(self) -> bool:
+        """Whether stored rows changed or were removed."""
+        return bool(self.updated or self.deleted)
 
     def __add__(self, other: Replaced) -> Replaced:
         counts = ("inserted", "updated", "deleted", "unchanged")
@@ -133,6 +138,10 @@ class Places:
 
 class GateFailed(Exception):
     """`replace` found rows in `refuse_if`, and published nothing. It never leaves the pipeline."""
+
+
+class WouldRevise(Exception):
+    """`replace` would change or remove stored rows, and may not. It never leaves the pipeline."""
 
 
 class TableMissing(Exception):
@@ -215,7 +224,9 @@ class Warehouse(Protocol):
             TableMissing: one of the tables that it reads does not exist.
         """
 
-    def replace(self, table: Table, query: Query, sessions: Sequence[date], refuse_if: Query | None = None) -> Replaced:
+    def replace(
+        self, table: Table, query: Query, sessions: Sequence[date], refuse_if: Query | None = None, *, revise: bool = True
+    ) -> Replaced:
         """Make the query's rows the only rows of the query's tickers on these sessions, within their spans, in one commit.
 
         The query yields the table's `values`, one row per ticker and session. A row whose values are the same keeps its stamp,
@@ -229,6 +240,7 @@ class Warehouse(Protocol):
 
         Raises:
             GateFailed: `refuse_if` returned rows.
+            WouldRevise: not `revise`, and stored rows would change or be removed; nothing was committed.
             TableMissing: the table, or one that is read, does not exist.
             CommitLost: another writer committed first, on every attempt.
         """

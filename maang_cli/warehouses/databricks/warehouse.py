@@ -16,7 +16,7 @@ from maang_cli.errors import MaangError, NotOwner, SettingsError, WarehouseDenie
 from maang_cli.retries import COMMIT_ATTEMPTS, commit_pause
 from maang_cli.settings import Settings
 from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS, Column, Table, differences
-from maang_cli.warehouses.base import GateFailed, Query, Replaced, Size, TableMissing, commit_lost, table_mismatch
+from maang_cli.warehouses.base import GateFailed, Query, Replaced, Size, TableMissing, WouldRevise, commit_lost, table_mismatch
 from maang_cli.warehouses.databricks import doctor
 from maang_cli.warehouses.databricks import settings as databricks_settings
 from maang_cli.warehouses.databricks.connection import Connection
@@ -200,7 +200,9 @@ class DatabricksWarehouse:
             ) from exc
         return rows.cast(pa.schema([pa.field(f.name, plain(f.type)) for f in rows.schema]))
 
-    def replace(self, table: Table, query: Query, sessions: Sequence[date], refuse_if: Query | None = None) -> Replaced:
+    def replace(
+        self, table: Table, query: Query, sessions: Sequence[date], refuse_if: Query | None = None, *, revise: bool = True
+    ) -> Replaced:
         query, refuse_if = query.whole(), refuse_if and refuse_if.whole()
         statement = Replace(table, self.quoted(table), self._relations(query, refuse_if), query, refuse_if, tuple(sessions))
 
@@ -215,6 +217,8 @@ class DatabricksWarehouse:
                 if audit and self.connection.run(audit, expect=(Missing, Unfit))["refused"][0].as_py():
                     raise GateFailed
                 return done
+            if done.revised and not revise:
+                raise WouldRevise
             merge = statement.merge(deletes=done.deleted > 0)
             try:
                 rows = self.connection.run(merge, expect=(Missing, Unfit, Conflict, GateRaised))

@@ -34,6 +34,7 @@ from maang_cli.warehouses.base import (
     Size,
     Spans,
     TableMissing,
+    WouldRevise,
     commit_lost,
     table_mismatch,
 )
@@ -173,7 +174,9 @@ class LocalWarehouse:
             with self._store.reading(*relations.files):
                 return self._run(query, relations.names)
 
-    def replace(self, table: Table, query: Query, sessions: Sequence[date], refuse_if: Query | None = None) -> Replaced:
+    def replace(
+        self, table: Table, query: Query, sessions: Sequence[date], refuse_if: Query | None = None, *, revise: bool = True
+    ) -> Replaced:
         for _ in range(COMMIT_ATTEMPTS):
             try:
                 with self._store.writing(table.name) as writer:
@@ -187,11 +190,14 @@ class LocalWarehouse:
                         raise GateFailed
                     existing, tasks = self._partitions(table, target, set(sessions))
                     merged = merge(table, existing, _in_columns(table, new), query, self._run_on)
+                    done = self._counts(table, merged)
+                    if done.revised and not revise:
+                        raise WouldRevise
                     if days := _changed_days(merged):
                         rows = _published(merged, days).drop_columns(OUTCOME)
                         old_files = [task.file for task in tasks if day_of(task.file) in days]
                         self._store.commit(target.transaction(), old_files, rows, writer)
-                    return self._counts(table, merged)
+                    return done
             except Overtaken:
                 log.warning("another writer has changed %s; computing it again", self.full_name(table))
             except FileGone as exc:
