@@ -15,6 +15,7 @@ from maang_cli import sessions as calendar
 from maang_cli.diff import Differences
 from maang_cli.errors import GateRefused, MaangError, MayHeal, PartlyRefused, SourceFailed
 from maang_cli.pipeline import Request
+from maang_cli.schemas import to_stage
 from maang_cli.sources.base import Calls, Fetched, Resume, Source
 from maang_cli.splits import Claims
 from maang_cli.tables import CUMULATIVE, PRODUCTION
@@ -260,7 +261,7 @@ def compare(source: Source, warehouse: Warehouse, todo: Plan, report: Callable[[
             if sessions := tuple(day for day in batch.sessions if day not in fetched.failed):
                 mine = _part(request, batch, sessions)
                 try:
-                    warehouse.stage(mine.staging, pipeline.to_stage(fetched.rows, datetime.now(UTC)))
+                    warehouse.stage(mine.staging, to_stage(fetched.rows, datetime.now(UTC)))
                     found += pipeline.diff(warehouse, mine)
                 finally:
                     pipeline.drop_staging(warehouse, mine)
@@ -284,7 +285,7 @@ def _publish_batch(
         return
     mine, refetched = _part(request, batch, sessions), done.plan.resume is None
     try:
-        rows = pipeline.to_stage(fetched.rows, began)
+        rows = to_stage(fetched.rows, began)
         warehouse.stage(mine.staging, rows)
         if refetched:
             mine = replace(mine, left_out=missing.vanished(warehouse, mine, fetched.rows))

@@ -8,9 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache, cached_property
-from typing import Protocol
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Protocol
 
 from maang_cli import checks, findings, gate, split_table, splits, sql
 from maang_cli import sessions as calendar
@@ -18,13 +16,16 @@ from maang_cli.checks import AllowMissing, Audit, Kind, Outcome
 from maang_cli.diff import Differences, differences, staged_differences
 from maang_cli.errors import GateRefused, MaangError, NotOwner, NotStaged, OutOfOrder, PartlyRefused, StagingChanged
 from maang_cli.retries import STAGING_ATTEMPTS
-from maang_cli.schemas import arrow_schema
+from maang_cli.schemas import to_stage
 from maang_cli.sources.base import Source
 from maang_cli.split_table import Learned
 from maang_cli.splits import Claims, Split
 from maang_cli.symbols import ALWAYS, Symbols, without
-from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS, STAGING_COLUMNS, Table, staging
+from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS, Table, staging
 from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, Spans, TableMissing, Warehouse, WouldRevise
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger("maang")
 
@@ -209,12 +210,6 @@ def _fetch(source: Source, request: Request) -> pa.Table:
     """The request's bars, as rows of staging."""
     began = datetime.now(UTC)
     return to_stage(source.bars(request.tickers, request.sessions), began)
-
-
-def to_stage(rows: pa.Table, began: datetime) -> pa.Table:
-    """Bars of a source as rows of staging. `began`: when their fetch began."""
-    column = arrow_schema(STAGING_COLUMNS).field("fetched_at")
-    return rows.append_column(column, pa.repeat(pa.scalar(began, column.type), rows.num_rows))
 
 
 def _stage(source: Source, warehouse: Warehouse, request: Request, rows: pa.Table) -> Ingested:

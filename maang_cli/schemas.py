@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from maang_cli.tables import Column
+from maang_cli.tables import STAGING_COLUMNS, Column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,6 +50,14 @@ def arrow_schema(columns: Sequence[Column]) -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema([pa.field(c.name, _arrow_type(c.type), nullable=not c.required) for c in columns])
+
+
+def to_stage(bars: pa.Table, began: datetime) -> pa.Table:
+    """Bars of a source as rows of staging. `began`: when their fetch began."""
+    import pyarrow as pa
+
+    column = arrow_schema(STAGING_COLUMNS).field("fetched_at")
+    return bars.append_column(column, pa.repeat(pa.scalar(began, column.type), bars.num_rows))
 
 
 def iceberg_schema(columns: Sequence[Column]) -> Schema:

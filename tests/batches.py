@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from contextlib import closing
 from datetime import date
 
-from maang_cli import backfill
+from maang_cli import backfill, findings
 from maang_cli.pipeline import Request
 from maang_cli.sources import SOURCES
 from maang_cli.warehouses import WAREHOUSES
 from tests import settings
 
 
-def run(days: Sequence[date], batch_rows: int, **flags: str) -> backfill.Backfilled:
+def run(days: Sequence[date], batch_rows: int, accept: Sequence[str] = (), **flags: str) -> backfill.Backfilled:
     """Do what `maang backfill` does for these sessions, with at most `batch_rows` rows in a batch.
 
     Raises:
         MaangError: a failure that stopped the backfill, or its verdict.
     """
     chosen = settings.load(**flags)
-    request = Request(chosen.tickers, tuple(days))
+    request = Request(chosen.tickers, tuple(days), accept=tuple(map(findings.parse_acceptance, accept)))
     with closing(WAREHOUSES[chosen.warehouse].open(chosen, "")) as opened, closing(SOURCES[chosen.source].open(chosen)) as source:
         plan = backfill.plan(source, opened, request, batch_rows=batch_rows)
         done = backfill.run(source, opened, plan, lambda _progress: None)

@@ -39,7 +39,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
 
 
 def serve(polygon: PolygonServer, *days: date) -> None:
-    polygon.days = {day: [row(ticker, day, v=day.toordinal() + 0.5) for ticker in TICKERS] for day in days}
+    polygon.days = {
+        day: [row(ticker, day, v=day.toordinal() + 0.5, n=n, h=11 + n / 100) for n, ticker in enumerate(TICKERS)] for day in days
+    }
 
 
 def stored(maang: Maang, first: str, last: str, table: str = "production") -> dict[str, int]:

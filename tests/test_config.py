@@ -138,7 +138,12 @@ def test_folders_catalog_and_current_metadata_files(maang: Maang, home: Path) ->
     with open_catalog(home) as catalog:
         current = {
             f"maang_sample.{name}": catalog.load_table(("maang_sample", name)).metadata_location.removeprefix("file://")
-            for name in ("daily_stock_prices", "daily_stock_prices_cumulative", "daily_stock_prices_splits")
+            for name in (
+                "daily_stock_prices",
+                "daily_stock_prices_cumulative",
+                "daily_stock_prices_findings",
+                "daily_stock_prices_splits",
+            )
         }
     assert metadata_of(maang("config", *SAMPLE, "--json")) == current
     assert all(Path(place).is_file() for place in current.values())

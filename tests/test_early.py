@@ -11,6 +11,7 @@ from maang_cli import backfill, missing, pipeline, sessions
 from maang_cli import status as status_module
 from maang_cli.checks import AllowMissing
 from maang_cli.errors import NotPublishedYet
+from maang_cli.schemas import to_stage
 from maang_cli.sessions import NEW_YORK
 from tests.test_missing import warehouse
 from tests.test_pipeline import DAY, DAYS, TICKERS, Feed, Recorder, bar, feed, request_for
@@ -25,7 +26,7 @@ def take(feed: Feed, began: datetime = AFTERNOON, *days: date) -> None:
     """Publish the vendor's bars as if their fetch had begun at this time."""
     request = request_for(*(days or (DAY,)))
     pipeline.init_tables(feed.warehouse, request)
-    rows = pipeline.to_stage(feed.source.bars(request.tickers, request.sessions), began)
+    rows = to_stage(feed.source.bars(request.tickers, request.sessions), began)
     feed.warehouse.stage(request.staging, rows)
     pipeline.promote(feed.warehouse, request)
     pipeline.cumulate(feed.warehouse, request)

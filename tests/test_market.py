@@ -21,6 +21,8 @@ from tests.expected import Bar
 from tests.polygon_server import PolygonServer
 
 TICKERS = "META,AAPL,AMZN,NFLX,GOOGL"
+UNLISTED = f"NFLX:{made_market.SPLIT}:jump"
+"""The vendor of these tests lists no splits."""
 
 
 def recorded_bars(path: Path, ticker: str) -> list[Bar]:
@@ -58,7 +60,7 @@ def test_backfill_of_25_sessions_equals_the_recomputation(market: Path, polygon:
     bars = expected.market_bars(market)
     days = expected.serve(polygon, bars)
     assert (len(bars), days) == (125, list(expected.run_of(expected.MARKET_SPAN[0], 25)))
-    done = batches.run(days, 100, tickers=TICKERS)
+    done = batches.run(days, 100, accept=[UNLISTED], tickers=TICKERS)
     assert (len(done.published), done.calls, len(done.plan.batches)) == (25, 6, 2)
     backfilled = tables(days, TICKERS)
     assert backfilled == (expected.production(bars), expected.cumulative(bars))
@@ -76,7 +78,8 @@ def test_25_single_days_equal_the_recomputation(polygon: PolygonServer, maang: M
     days = expected.serve(polygon, bars)
     assert len(days) == 25
     for day in days:
-        outcome = maang("run-day", "--date", str(day), "--tickers", TICKERS)
+        accept = ("--accept", UNLISTED) if day == made_market.SPLIT else ()
+        outcome = maang("run-day", "--date", str(day), "--tickers", TICKERS, *accept)
         assert outcome.code == 0, outcome.err
     assert tables(days, TICKERS) == (expected.production(bars), expected.cumulative(bars))
 

@@ -312,7 +312,7 @@ def test_status_names_rows_of_the_fund_that_older_versions_stored_as_meta(maang:
         polygon.days[day] = [row("FB", day, o=300, h=303, l=299, c=301.71, vw=301), *fund]
     span = ("--from", "2022-01-27", "--to", "2022-01-31")
     assert maang("backfill", *span[:2], "--to", "2022-01-28", "--tickers", "META=META:2021-06-30..2022-01-28").code == 0
-    assert maang("backfill", *span, "--tickers", "META").code == 0
+    assert maang("backfill", *span, "--tickers", "META", "--accept", "META:2022-01-31:jump").code == 0
     found = maang("status", *span, "--tickers", "META")
     assert found.code == 0
     assert "2 rows of META from 2022-01-27 to 2022-01-28: of another security" in " ".join(found.out.split())

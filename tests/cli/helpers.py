@@ -38,11 +38,12 @@ CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def failed(outcome: Outcome, code: int, out: str = "") -> tuple[str, str]:
-    """The message and the hint of a run that exited with `code`: the only two lines on stderr."""
+    """The message and the hint of a run that exited with `code`: all of stderr."""
     assert (outcome.code, outcome.out) == (code, out), outcome
     lines = outcome.err.splitlines()
-    assert [line.partition(" ")[0] for line in lines] == ["error:", "hint:"], outcome.err
-    message, hint = (line.partition(" ")[2] for line in lines)
+    assert [line.partition(" ")[0] for line in lines] == ["error:", *["hint:"] * max(len(lines) - 1, 1)], outcome.err
+    message, *hints = (line.partition(" ")[2] for line in lines)
+    hint = "\n".join(hints)
     assert message
     assert hint
     assert KEY not in outcome.err

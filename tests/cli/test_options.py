@@ -29,11 +29,13 @@ PANELS = {
     "Maintain": ["splits", "maintain"],
 }
 COMMANDS = [name for names in PANELS.values() for name in names]
-SESSIONS = {"--date", "--from", "--to"}
+SESSIONS = {"--date", "--from", "--to", "--last"}
 SETTINGS = {"--tickers", "--source", "--warehouse", "--schema", "--home", "--allow-missing"}
 SHARED = SETTINGS | {"--ok-if-no-session", "--json", "--quiet", "-q", "--verbose", "-v", "--help", "-h"}
 OWN = {
-    "backfill": {"--refetch", "--yes", "-y"},
+    "run-day": {"--early", "--accept"},
+    "promote": {"--accept"},
+    "backfill": {"--refetch", "--early", "--accept", "--dry-run", "--yes", "-y"},
     "diff": {"--table"},
     "plan": {"--refetch"},
     "show": {"--table", "--as-of", "--adjusted"},
@@ -49,7 +51,7 @@ MEANINGLESS = {
     "drop-staging": {"--allow-missing"},
     "diff": {"--allow-missing"},
     "config": {"--ok-if-no-session", *SESSIONS},
-    "splits": {"--allow-missing", "--ok-if-no-session", "--date"},
+    "splits": {"--allow-missing", "--ok-if-no-session", "--date", "--last"},
     "doctor": {"--allow-missing", "--ok-if-no-session", "--tickers", *SESSIONS},
     "maintain": {"--allow-missing", "--ok-if-no-session", "--tickers", *SESSIONS},
 }
@@ -198,7 +200,7 @@ def test_help_shows_the_default_of_every_option_that_has_one(maang: Maang, comma
     assert {f"--{name}" for name in found} == {each for each in offered(command) if each.startswith("--")}
     for name, text in found.items():
         is_switch = "<bool>" in text
-        assert ("[default: " in text) != (is_switch or name in ("date", "from")), text
+        assert ("[default: " in text) != (is_switch or name in ("date", "from", "last")), text
 
 
 def test_defaults_in_help_are_those_of_the_settings(maang: Maang, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,7 +387,7 @@ def test_command_in_a_hint_has_its_flags_and_can_be_typed(
     flags |= {"--allow-missing": percent} if percent else {}
     arrange(Scene(maang, polygon, flags))
     outcome = maang(*argv, *given(argv[0], flags), "-q")
-    (hint,) = (line for line in outcome.err.splitlines() if line.startswith("hint: "))
+    (hint,) = (line for line in outcome.err.splitlines() if line.startswith("hint: ") and "maang " in line)
     words = typed(hint)
     assert words[0] == command
     shown = flags_in(words)

@@ -34,7 +34,7 @@ RESULTS: dict[str, tuple[Sequence[str], Sequence[str], set[str]]] = {
     "ingest": (TWO_DAYS, [DAY, NEXT_DAY], {"rows", "source", "made_up", "staging", "splits"}),
     "check": (TWO_DAYS, [DAY, NEXT_DAY], {"passed", "staging", "checks", "refused", "allowed"}),
     "diff": (TWO_DAYS, [DAY, NEXT_DAY], {"table", "new", "changed", "removed", "cells"}),
-    "promote": (TWO_DAYS, [DAY, NEXT_DAY], CHANGES | {"refused", "allowed"}),
+    "promote": (TWO_DAYS, [DAY, NEXT_DAY], CHANGES | {"refused", "allowed", "held", "revised"}),
     "cumulate": (TWO_DAYS, [DAY, NEXT_DAY], CHANGES | {"missing"}),
     "show": (["--from", DAY, "--to", NEXT_DAY], [DAY, NEXT_DAY], {"table", "rows", "adjusted"}),
     "drop-staging": (TWO_DAYS, [DAY, NEXT_DAY], {"staging", "dropped", "refused"}),
@@ -45,6 +45,7 @@ RESULTS: dict[str, tuple[Sequence[str], Sequence[str], set[str]]] = {
         {
             "missing",
             "allowed",
+            "early",
             "windows",
             "calls",
             "grouped_calls",
@@ -59,7 +60,7 @@ RESULTS: dict[str, tuple[Sequence[str], Sequence[str], set[str]]] = {
     "backfill": (
         ON_DAY,
         [DAY],
-        {"published", "production", "cumulative", "calls", "refused", "failed", "staging", "allowed"},
+        {"published", "production", "cumulative", "calls", "refused", "failed", "staging", "allowed", "held", "revised"},
     ),
     "status": (
         ON_DAY,
@@ -69,6 +70,7 @@ RESULTS: dict[str, tuple[Sequence[str], Sequence[str], set[str]]] = {
             "tables",
             "missing",
             "allowed",
+            "early",
             "windows",
             "staging",
             "last_session",
@@ -194,7 +196,8 @@ def test_refusal_has_the_audit_as_its_result(maang: Maang, polygon: PolygonServe
     assert audit["passed"] is False
     (broken,) = [check for check in audit["checks"] if check["failing"]]
     assert (broken["name"], broken["failing"]) == ("missing_stocks", 1)
-    assert broken["rows"] == [{"ticker": "NOPE", "date": DAY, "found": "no bar"}]
+    (failing,) = broken["rows"]
+    assert (failing["ticker"], failing["date"], failing["found"], failing["outcome"]) == ("NOPE", DAY, "no bar", "refused")
 
 
 def one_of_two_refused(scene: Scene) -> None:

@@ -72,6 +72,7 @@ def test_days_leave_no_unreachable_file(maang: Maang, home: Path) -> None:
     assert {path.name for path in (home / "warehouse/maang_sample").iterdir()} == {
         "daily_stock_prices",
         "daily_stock_prices_cumulative",
+        "daily_stock_prices_findings",
         "daily_stock_prices_splits",
     }
 
