@@ -345,7 +345,8 @@ def stock_dag(
             dag=dag,
             # MAANG_COMMAND is not quoted, because it may have several words, such as `uv run maang`.
             bash_command=f"exec ${{MAANG_COMMAND:-maang}} {command} {SHARED_OPTIONS}",
-            env={"STOCK_DATE": DATE, "STOCK_TICKERS": "{{ params.tickers or '' }}"}
+            # Airflow reports failures: with alerts, and with retries that maang does not know of.
+            env={"STOCK_DATE": DATE, "STOCK_TICKERS": "{{ params.tickers or '' }}", "MAANG_NOTIFY": "off"}
             | {name: f"{{{{ conn.get('{connection}').password }}}}" for name, connection in secrets.items()},
             append_env=True,
             do_xcom_push=False,

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime
 
 from maang_cli import missing, pipeline, split_table
 from maang_cli import sessions as calendar
+from maang_cli.checks import Audit
 from maang_cli.diff import Differences
 from maang_cli.errors import GateRefused, MaangError, MayHeal, PartlyRefused, SourceFailed
 from maang_cli.pipeline import Request
@@ -102,6 +103,8 @@ class Backfilled:
     """Sessions that the gate refused, with the checks that fail there."""
     failed: dict[date, MaangError] = field(default_factory=dict)
     """Sessions that the source could not deliver."""
+    audits: list[Audit] = field(default_factory=list)
+    """Those that refused sessions."""
     kept: list[str] = field(default_factory=list)
     """Staging tables with refused rows."""
     allowed: dict[str, int] = field(default_factory=dict)
@@ -306,6 +309,7 @@ def _publish_batch(
         if audit.passed:
             pipeline.drop_staging(warehouse, mine)
         else:
+            done.audits.append(audit)
             done.kept.append(audit.staging)
     except Exception:
         # What is staged and not published is fetched again, so it is of no use.

@@ -9,7 +9,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from maang_cli import pipeline, sql
+from maang_cli import notify, pipeline, sql
 from maang_cli.errors import MaangError, WarehouseDenied
 from maang_cli.schemas import arrow_schema
 from maang_cli.sources.base import Source
@@ -56,6 +56,7 @@ def checkup(
     open_warehouse: Callable[[], Warehouse], open_source: Callable[[], Source], leftover_seconds: float = LEFTOVER_SECONDS
 ) -> Checkup:
     """Every check, the warehouse's first. If one of the two can't be opened, the checks that need it are left out.
+    MAANG_NOTIFY is checked if it is set.
 
     Scratch tables that are older than `leftover_seconds` are dropped: a killed run has left them.
     """
@@ -69,7 +70,8 @@ def checkup(
         opened = open_source()
         return opened.name, opened.doctor_checks()
 
-    return Checkup((*_examine("warehouse", warehouse), *_examine("source", source)))
+    notified = _examine("notify", lambda: (notify.check(), {})) if notify.is_wanted() else ()
+    return Checkup((*_examine("warehouse", warehouse), *_examine("source", source), *notified))
 
 
 def _examine(name: str, connect: Callable[[], tuple[str, Checks]]) -> Iterator[Diagnosis]:

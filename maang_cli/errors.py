@@ -22,28 +22,39 @@ Anything else that escapes is a bug: it keeps its traceback, and maang exits wit
 """
 
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class ExitCode(IntEnum):
-    """The contract with Airflow and scripts, with the reason under each. The lower-case name is the outcome in JSON."""
+    """The contract with Airflow and scripts, each with what it means. The lower-case name is the outcome in JSON."""
 
-    DONE = 0
-    BUG = 1
+    meaning: str
+    """As docs/exit-codes.md says it first."""
+
+    def __new__(cls, code: int, meaning: str = "") -> Self:
+        """A member. (Without a meaning: mypy reads `ExitCode(3)`, which looks a member up, as a call of this.)"""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    DONE = 0, "Everything is done."
+    BUG = 1, "A bug in maang, with its traceback."
     """Python's own code for a traceback. A retry is harmless."""
-    UNUSABLE = 2
-    """Waiting can't help: usage, settings, rights, a table with other columns. Click's own code for usage errors."""
-    REFUSED = 3
-    """The gate refused the data; production is untouched."""
-    MAY_HEAL = 4
-    """The source or the warehouse failed. Published data is intact; a re-run finishes the rest."""
-    PARTIAL = 5
-    """Some of several sessions failed or were refused, the others are done."""
-    NO_SESSION = 99
-    """The market was closed. Airflow's BashOperator reads 99 as "skipped"."""
-    INTERRUPTED = 130
+    UNUSABLE = 2, "Waiting can't help: usage, settings, different table columns, a damaged warehouse, a refused key or plan."
+    """Click's own code for usage errors."""
+    REFUSED = 3, "The gate refused the data. Production is untouched, staging is kept."
+    MAY_HEAL = (
+        4,
+        "The source or the warehouse failed after retries, or the session is not over. Published data is intact; a re-run"
+        " finishes the rest.",
+    )
+    PARTIAL = 5, "Some of several sessions failed or were refused, the others are done; or `status` found something missing."
+    NO_SESSION = 99, "The market was closed on that date."
+    """Airflow's BashOperator reads 99 as "skipped"."""
+    INTERRUPTED = 130, "SIGINT (Ctrl-C). Published data is intact."
     """128 + SIGINT."""
-    TERMINATED = 143
+    TERMINATED = 143, "SIGTERM. Published data is intact."
     """128 + SIGTERM."""
 
     @property

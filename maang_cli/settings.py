@@ -83,6 +83,7 @@ class Given(Environment):
     schema_name: str = Field("", alias="MAANG_SCHEMA")
     home: str = Field("", alias="MAANG_HOME")
     closed: Listed = Field("", alias="MAANG_CLOSED")
+    notify: Annotated[SecretStr | None, BeforeValidator(_joined)] = Field(None, alias="MAANG_NOTIFY")
 
 
 @dataclass(frozen=True)

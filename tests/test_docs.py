@@ -206,6 +206,7 @@ def table(page: Path, heading: str) -> list[list[str]]:
 
 def test_exit_codes_page_agrees_with_the_code() -> None:
     rows = table(ROOT / "docs/exit-codes.md", "code")
+    assert all(cells[2].startswith(code.meaning) for cells, code in zip(rows, ExitCode, strict=True))
     retries = {True: "yes", False: "no"}
     assert [cells[:2] for cells in rows] == [[str(int(code)), f"`{code.name.lower()}`"] for code in ExitCode]
     assert [cells[3] for cells in rows] == [retries[code.worth_a_retry] for code in ExitCode]

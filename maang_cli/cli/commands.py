@@ -47,10 +47,12 @@ ShownTable = StrEnum("ShownTable", ["production", "staging", "cumulative"])
 ComparedTable = StrEnum("ComparedTable", ["production", "cumulative"])
 
 
-def command(name: str, panel: str, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(
+    name: str, panel: str, without: Collection[str] = (), *, notifies: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register `function(run, ..)` as a command with its own options and the shared ones, except those in `without`.
 
-    A function with a parameter `select` also gets the options that select sessions.
+    A function with a parameter `select` also gets the options that select sessions. `notifies`: MAANG_NOTIFY gets its failures.
     """
     # Typer reads a command's options from one signature, so it is put together here from the bundles. Written out, the 13
     # signatures would repeat the same 8 to 13 options, and each body would pass them on: 260 lines more.
@@ -61,7 +63,7 @@ def command(name: str, panel: str, without: Collection[str] = ()) -> Callable[[C
         own.pop("run")
 
         def callback(context: typer.Context, **values: Any) -> None:
-            context.obj.command = name
+            context.obj.command, context.obj.notifies = name, notifies
             options = take(SharedOptions, values)
             if selects:
                 values["select"] = take(SessionOptions, values)
@@ -86,7 +88,7 @@ def command(name: str, panel: str, without: Collection[str] = ()) -> Callable[[C
     return register
 
 
-@command("run-day", EVERYDAY)
+@command("run-day", EVERYDAY, notifies=True)
 def run_day(run: Run, select: SessionOptions, early: Early = False, accept: Accept = None) -> None:
     """Load a whole day in one process: init-tables, ingest, check, promote, cumulate, drop-staging.
 
@@ -102,7 +104,7 @@ def run_day(run: Run, select: SessionOptions, early: Early = False, accept: Acce
     run.finish(done, pipeline.verdict(done.audit))
 
 
-@command("backfill", EVERYDAY)
+@command("backfill", EVERYDAY, notifies=True)
 def backfill(
     run: Run,
     select: SessionOptions,
@@ -140,7 +142,7 @@ def backfill(
     run.finish(done, done.verdict())
 
 
-@command("status", EVERYDAY, without=["ok_if_no_session"])
+@command("status", EVERYDAY, without=["ok_if_no_session"], notifies=True)
 def status(run: Run, select: SessionOptions) -> None:
     """Is anything missing, is anything late? Missing bars, stale windows, leftovers in staging, sizes. Exits with 0 or 5.
 

@@ -1,7 +1,8 @@
 """The process around one command: signals, standard streams and exit codes. In this order:
 
 1. `run` blocks SIGINT and SIGTERM and starts a thread that waits for them, before it imports what the commands need.
-2. `main` carries out the command, which shows its result. Then `main` writes the last word: an error, or the JSON document.
+2. `main` carries out the command, which shows its result. Then `main` writes the last word: an error, or the JSON document. Then
+   it reports a failure to MAANG_NOTIFY.
 3. A signal that arrives before the last word ends the process from that thread, whatever the others are doing: it cancels the
    statement that runs in the warehouse, says so in two lines, and exits with 130 or 143. That is as safe as kill -9, which every
    write survives; the next run removes the leftovers.
@@ -9,6 +10,7 @@
 """
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -104,11 +106,35 @@ def main(argv: Sequence[str], reply: Reply | None = None) -> int:
     """Carry out one command; returns the exit code (see `errors.ExitCode`). A bug raises."""
     reply = reply or Reply(argv)
     try:
-        return reply.end(*_call(argv, reply))
+        code = reply.end(*_call(argv, reply))
     except Exception as exc:
         reply.result = None  # it may be the bug
         reply.end(ExitCode.BUG, f"{type(exc).__name__}: a bug in maang", "report it, with the traceback on stderr")
+        _notify(reply)
         raise
+    _notify(reply)
+    return code
+
+
+def _notify(reply: Reply) -> None:
+    """Report a failure to MAANG_NOTIFY, if the command does that. It comes after the last word: it changes no exit code."""
+    code = reply.exit_code or ExitCode.DONE
+    if not reply.notifies or not ExitCode.BUG <= code <= ExitCode.PARTIAL:
+        return
+    log = logging.getLogger("maang")
+    try:
+        from maang_cli import notify
+
+        if not notify.is_wanted():
+            return
+        from maang_cli import render
+
+        told = render.message(reply.command or "", reply.sessions, code, reply.error, reply.hint, reply.result)
+        notify.send(told.title, told.body)
+    except MaangError as exc:
+        log.warning("warning: no notification was sent: %s; %s", exc.message, exc.hint)
+    except Exception as exc:  # noqa: BLE001 - neither a bug here nor one of the library may hide how the run ended
+        log.warning("warning: no notification was sent: %s", type(exc).__name__)
 
 
 def _call(argv: Sequence[str], reply: Reply) -> tuple[int, str, str]:

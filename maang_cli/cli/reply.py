@@ -23,12 +23,16 @@ class Reply:
         """The sessions that the command works on, in order."""
         self.result: object = None
         """What `show` was given last."""
+        self.notifies = False
+        """Whether a failure is reported to MAANG_NOTIFY."""
         self.stop: Callable[[], None] = lambda: None
         """Stops what the terminal shows and what runs in the warehouse; a signal calls it."""
         self.lock = threading.Lock()
         """Whoever holds it may write the last word."""
         self.exit_code: int | None = None
         """Set with the last word."""
+        self.error = self.hint = ""
+        """What is wrong, and what to type next: set with the last word."""
 
     def show(self, value: object) -> None:
         """The command's result: printed now for people, kept for the document in JSON."""
@@ -53,7 +57,7 @@ class Reply:
                 from maang_cli import render
 
                 render.error(message, hint)
-            self.exit_code = code
+            self.exit_code, self.error, self.hint = code, message, hint
         return code
 
     def document(self, code: int, message: str = "", hint: str = "") -> str:

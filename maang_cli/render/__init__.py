@@ -5,10 +5,11 @@ import sys
 from rich.text import Text
 
 from maang_cli.render.lines import cost, line, reused
+from maang_cli.render.message import message
 from maang_cli.render.progress import ProgressDisplay, console
 from maang_cli.render.tables import Maintained, people
 
-__all__ = ["Maintained", "ProgressDisplay", "cost", "error", "line", "result", "reused"]
+__all__ = ["Maintained", "ProgressDisplay", "cost", "error", "line", "message", "result", "reused"]
 
 
 def error(message: str, hint: str) -> None:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from functools import singledispatch
 
 from maang_cli.backfill import BackfillProgress, Plan
-from maang_cli.checks import Audit, Outcome
+from maang_cli.checks import Audit, FailingRow, Outcome
 from maang_cli.diff import ChangedCell, Differences
 from maang_cli.pipeline import THE_SCHEMA, Cumulated, Dropped, Ingested, Initialized, Published, Request
 from maang_cli.splits import Split
@@ -112,6 +112,12 @@ def changed_cells(found: Differences) -> list[str]:
         *([f"and {plural(more, 'more changed value')}"] if more > 0 else []),
         *(f"{day} volume: all {len(found.changed[day])} changed" for day in sorted(found.all_volumes)),
     ]
+
+
+def failing_row(row: FailingRow) -> str:
+    """A row that fails a check, and what is wrong with it."""
+    how = "" if row.outcome is Outcome.REFUSED else f" ({row.outcome})"
+    return f"{row.ticker or 'session'} {row.date}{how}: {row.found}"
 
 
 def cell(value: object) -> str:

@@ -14,10 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from maang_cli.backfill import Backfilled, Compared, Plan
-from maang_cli.checks import Audit, FailingRow, Outcome
+from maang_cli.checks import Audit
 from maang_cli.config import Configuration
 from maang_cli.diff import Differences
 from maang_cli.doctor import Checkup
+from maang_cli.errors import MaangError
 from maang_cli.missing import spans
 from maang_cli.pipeline import Cumulated, DayRun, Dropped, Ingested, Initialized, Published, Rows
 from maang_cli.render.lines import (
@@ -29,6 +30,7 @@ from maang_cli.render.lines import (
     bytes_of,
     cell,
     changed_cells,
+    failing_row,
     fetch_splits,
     line,
     plural,
@@ -79,14 +81,14 @@ def _ingested(value: Ingested) -> Iterator[RenderableType]:
 @people.register(Published)
 def _published(value: Published) -> Iterator[RenderableType]:
     yield escape("; ".join([f"{value.replaced.table}: {line(value)}", *remarks(value.audit)]))
-    yield from _revised(value.revised)
+    yield from map(escape, revised(value.revised))
 
 
-def _revised(found: Differences | None) -> Iterator[str]:
+def revised(found: Differences | None) -> Iterator[str]:
     """The values that were changed, and the rows that the source no longer has."""
     if found is not None:
-        yield from map(escape, changed_cells(found))
-        yield from map(escape, _tickers(found.removed, VANISHED))
+        yield from changed_cells(found)
+        yield from _tickers(found.removed, VANISHED)
 
 
 @people.register(Cumulated)
@@ -115,18 +117,14 @@ def _audit(value: Audit) -> Iterator[RenderableType]:
         name = f"[bold red]{found.check.name} failed[/]" if found.refused else f"[yellow]{found.check.name}[/]"
         yield f"{name}: {escape(found.check.promise)}"
         for row in found.rows:
-            yield escape(f"  {row.ticker or 'session'} {row.date}{_how(row)}: {row.found}")
+            yield escape(f"  {failing_row(row)}")
         if more := found.failing - len(found.rows):
             yield f"  and {more} more"
     others = len(value.results) - len(failing)
     yield f"{others} others passed" if failing else f"all {plural(others, 'check')} passed"
     if len(value.sessions) > 1:
-        yield from _refusals(value.refused)
+        yield from map(escape, refusals(value.refused))
     yield from map(escape, remarks(value))
-
-
-def _how(row: FailingRow) -> str:
-    return "" if row.outcome is Outcome.REFUSED else f" ({row.outcome})"
 
 
 @people.register(Checkup)
@@ -161,9 +159,10 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def _refusals(refused: Mapping[date, Sequence[str]]) -> Iterator[str]:
+def refusals(refused: Mapping[date, Sequence[str]]) -> Iterator[str]:
+    """Refused sessions with the checks that fail there, a line each."""
     for day, names in refused.items():
-        yield escape(f"{day} refused: {', '.join(names)}")
+        yield f"{day} refused: {', '.join(names)}"
 
 
 def _changes(*done: Replaced) -> Table:
@@ -176,8 +175,8 @@ def _changes(*done: Replaced) -> Table:
 @people.register(DayRun)
 def _day_run(value: DayRun) -> Iterator[RenderableType]:
     yield _changes(value.published.replaced, value.cumulated.replaced)
-    yield from _revised(value.published.revised)
-    yield from _refusals(value.audit.refused)
+    yield from map(escape, revised(value.published.revised))
+    yield from map(escape, refusals(value.audit.refused))
 
 
 @people.register(Plan)
@@ -214,9 +213,8 @@ def _backfilled(value: Backfilled) -> Iterator[str | Table]:
         + (f", {len(value.refused)} refused" if value.refused else "")
         + (f", {len(value.failed)} unavailable" if value.failed else "")
     )
-    yield from _refusals(value.refused)
-    for day, failure in value.failed.items():
-        yield escape(f"{day} unavailable: {failure.message}")
+    yield from map(escape, refusals(value.refused))
+    yield from map(escape, unavailable(value.failed))
     for name in value.kept:
         yield escape(f"refused rows are kept in {name}")
     if value.allowed:
@@ -226,7 +224,7 @@ def _backfilled(value: Backfilled) -> Iterator[str | Table]:
     for ticker, day in sorted(value.held, key=lambda key: key[::-1]):
         held[day] = held.get(day, frozenset()) | {ticker}
     yield from map(escape, _tickers(held, HELD))
-    yield from _revised(value.revised)
+    yield from map(escape, revised(value.revised))
 
 
 @people.register(Compared)
@@ -235,9 +233,14 @@ def _compared(value: Compared) -> Iterator[str]:
     yield escape(f"{found.table}: {line(found)}")
     for how, days in (("new", found.new), ("changed", found.changed)):
         yield from map(escape, _tickers(days, how))
-    yield from _revised(found)
-    for day, failure in value.failed.items():
-        yield escape(f"{day} unavailable: {failure.message}")
+    yield from map(escape, revised(found))
+    yield from map(escape, unavailable(value.failed))
+
+
+def unavailable(failed: Mapping[date, MaangError]) -> Iterator[str]:
+    """Sessions that the source could not deliver, a line each."""
+    for day, failure in failed.items():
+        yield f"{day} unavailable: {failure.message}"
 
 
 @people.register(Status)
@@ -258,15 +261,10 @@ def _status(value: Status) -> Iterator[str | Table]:
     stored = "no sessions yet" if value.last_session is None else f"last session {value.last_session}"
     due = f"next due {value.next_due}: {final_at(value.next_due)}"
     yield escape(f"{stored}, last final session {value.last_final}, {due}")
-    yield from map(escape, _tickers(value.bars.missing, "missing"))
-    yield from map(escape, _tickers(value.late, f"{EARLY}, to fetch again"))
+    yield from map(escape, missing_bars(value))
     yield from map(escape, _tickers({day: names for day, names in value.bars.early.items() if day not in value.late}, EARLY))
     yield from map(escape, _tickers(value.bars.allowed, ALLOWED))
-    for name, what in (("missing", "windows missing"), ("stale", "windows stale")):
-        days = [day for day, windows in value.windows.items() if getattr(windows, name)]
-        if days:
-            number = sum(getattr(windows, name) for windows in value.windows.values())
-            yield escape(f"{what}: {number} ({spans(days)})")
+    yield from map(escape, stale_windows(value))
     yield from _mistaken(value)
     for split in value.disputed:
         yield escape(f"split disputed: {split_line(split)}")
@@ -276,6 +274,21 @@ def _status(value: Status) -> Iterator[str | Table]:
     first, last = value.request.sessions[0], value.request.sessions[-1]
     if value.complete:
         yield escape(f"complete: {plural(len(value.request.sessions), 'session')} from {first} to {last}")
+
+
+def missing_bars(value: Status) -> Iterator[str]:
+    """Missing bars, and early ones that are not the final ones by now, by ticker and sessions."""
+    yield from _tickers(value.bars.missing, "missing")
+    yield from _tickers(value.late, f"{EARLY}, to fetch again")
+
+
+def stale_windows(value: Status) -> Iterator[str]:
+    """Windows that are missing or stale, and of which sessions."""
+    for name, what in (("missing", "windows missing"), ("stale", "windows stale")):
+        days = [day for day, windows in value.windows.items() if getattr(windows, name)]
+        if days:
+            number = sum(getattr(windows, name) for windows in value.windows.values())
+            yield f"{what}: {number} ({spans(days)})"
 
 
 def _universe(value: Status) -> Iterator[str]:

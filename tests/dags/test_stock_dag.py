@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from maang_cli.errors import ExitCode
+from maang_cli.notify import OFF
 from tests.dags.airflow_server import Airflow
 from tests.dags.conftest import COMMANDS, Inbox
 
@@ -75,9 +76,14 @@ def test_params_are_typed_and_passed_as_variables(facts: dict[str, Any]) -> None
         "tickers": ["null", "string"],
     }
     assert all(
-        env == {"STOCK_DATE": "{{ params.date or ds | default('') }}", "STOCK_TICKERS": "{{ params.tickers or '' }}"}
+        env.items()
+        >= {"STOCK_DATE": "{{ params.date or ds | default('') }}", "STOCK_TICKERS": "{{ params.tickers or '' }}"}.items()
         for env in facts["env"].values()
     )
+
+
+def test_maang_sends_no_messages_of_its_own(facts: dict[str, Any]) -> None:
+    assert {env["MAANG_NOTIFY"] for env in facts["env"].values()} == {OFF}
 
 
 def test_parsing_imports_no_driver_and_not_maang(facts: dict[str, Any]) -> None:
