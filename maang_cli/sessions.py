@@ -171,4 +171,9 @@ def select_newest(number: int, now: datetime) -> Selection:
 
 def final_at(session: date) -> str:
     """When a session is final, as a person reads it."""
-    return f"{session + timedelta(days=1)} {FINAL:%H:%M} New York"
+    return in_new_york(final(session))
+
+
+def in_new_york(moment: datetime) -> str:
+    """An aware datetime, as a person reads it."""
+    return f"{moment.astimezone(NEW_YORK):%Y-%m-%d %H:%M} New York"

@@ -1,8 +1,8 @@
 """Is anything missing, is anything late? The tables say so; nothing is fetched or written."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 from maang_cli import missing, split_table, sql, symbols
 from maang_cli import sessions as calendar
@@ -10,8 +10,13 @@ from maang_cli.errors import MaangError, OutOfOrder, PartlyRefused
 from maang_cli.missing import MissingBars, StaleWindows
 from maang_cli.pipeline import Request
 from maang_cli.splits import DISPUTED, Split
-from maang_cli.tables import CUMULATIVE, PRODUCTION, Table, staged_sessions
-from maang_cli.warehouses.base import Query, Read, Size, TableMissing, Warehouse
+from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, Table, staged_sessions
+from maang_cli.warehouses.base import Query, Read, Size, TableMissing, Warehouse, query_optional
+
+LATENCY_SESSIONS = 30
+"""The latency is that of the last examined ones."""
+BACKFILLED = timedelta(days=3)
+"""A session that was first stored later than this after it was final was backfilled, and has no latency."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,17 @@ class MistakenRows:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """How long after they were final sessions became readable in production. A session that was backfilled has none."""
+
+    sessions: int
+    """How many sessions have one; at least one."""
+    median: timedelta
+    worst: timedelta
+    worst_session: date
+
+
+@dataclass(frozen=True)
 class Status:
     request: Request
     """Its sessions are those that were examined."""
@@ -67,27 +83,33 @@ class Status:
     disputed: tuple[Split, ...] = ()
     """Splits of the requested tickers that the prices contradict; they are not applied."""
     mistaken: MistakenRows | None = None
+    awaited: Mapping[date, datetime] = field(default_factory=dict)
+    """Sessions that are not complete and that --max-delay does not count as missing yet, each with the time until when."""
+    latency: Latency | None = None
+    """None: no session has one."""
 
     @property
     def complete(self) -> bool:
-        return not self.bars.missing and not self.windows and not self.late
+        return self.verdict() is None and not self.awaited
 
     def verdict(self) -> MaangError | None:
         """The error that says what is missing; None if nothing is."""
-        if self.complete:
-            return None
         counted = (
             (len(self.bars.missing), "missing bars"),
             (len(self.late), "early rows"),
             (len(self.windows), "missing or stale windows"),
         )
         found = [f"{days} session{'s' * (days != 1)} with {what}" for days, what in counted if days]
+        if not found:
+            return None
         ends = f"--from {self.request.sessions[0]} --to {self.request.sessions[-1]}"
         return PartlyRefused(", ".join(found), hint=f"fetch and repair them: maang backfill {ends}{{flags}}")
 
 
-def status(warehouse: Warehouse, request: Request, now: datetime) -> Status:
+def status(warehouse: Warehouse, request: Request, now: datetime, max_delay: timedelta | None = None) -> Status:
     """The state of the request's sessions; if it has none, of those from the first stored session to the last final one.
+
+    `max_delay`: how long after it was final a session need not be complete; None: it must be complete now.
 
     Raises:
         OutOfOrder: no session is requested, and production does not exist or is empty.
@@ -104,20 +126,59 @@ def status(warehouse: Warehouse, request: Request, now: datetime) -> Status:
     if newest > last_final and newest not in request.sessions:
         bars = replace(bars, early={**bars.early, **missing.early_tickers(warehouse, request, [newest])})
     lacking = {**bars.missing, **bars.allowed}
+    windows = missing.find_stale_windows(warehouse, request)
+    late = bars.late(now)
+    awaited = {} if max_delay is None else _awaited(sorted({*bars.missing, *late, *windows}), now, max_delay)
+    bars = replace(bars, missing={day: names for day, names in bars.missing.items() if day not in awaited})
     known = split_table.stored(warehouse, request.tickers, request.sessions[0], request.sessions[-1])
     return Status(
         request,
         tables,
         bars,
-        missing.find_stale_windows(warehouse, request),
+        {day: found for day, found in windows.items() if day not in awaited},
         tuple(_staging_table(warehouse, table) for table in missing.staging_tables(warehouse)),
         max((day for day in request.sessions if len(lacking.get(day, ())) < len(request.requested(day))), default=None),
         last_final,
         calendar.next_due(now),
-        bars.late(now),
+        {day: names for day, names in late.items() if day not in awaited},
         tuple(split for split in known if split.state == DISPUTED),
         _mistaken(warehouse, request),
+        awaited,
+        _latency(warehouse, request),
     )
+
+
+def _awaited(sessions: Iterable[date], now: datetime, max_delay: timedelta) -> dict[date, datetime]:
+    until = {day: calendar.final(day).astimezone(UTC) + max_delay for day in sessions}
+    return {day: moment for day, moment in until.items() if now < moment}
+
+
+def _latency(warehouse: Warehouse, request: Request) -> Latency | None:
+    """The latency of the request's last sessions."""
+    first, last = request.sessions[-LATENCY_SESSIONS:][0], request.sessions[-1]
+    text = sql.text("stored_at", first=sql.day(first), last=sql.day(last))
+    reads = {"production": Read(PRODUCTION, (first, last)), "findings": Read(FINDINGS, (first, last))}
+    query = Query(text, reads, request.tickers, request.spans)
+    try:
+        rows = query_optional(warehouse, query, (FINDINGS,)).to_pylist()
+    except TableMissing:
+        return None
+    return latency((row["date"], row["stored_at"]) for row in rows if row["date"] in request.sessions)
+
+
+def latency(stored: Iterable[tuple[date, datetime]]) -> Latency | None:
+    """From when rows of sessions were stored. Early rows don't count: it took until the session was stored again."""
+    delays: dict[date, timedelta] = {}
+    for day, moment in stored:
+        delay = moment - calendar.final(day)
+        if timedelta(0) <= delay <= BACKFILLED:
+            delays[day] = min(delay, delays.get(day, delay))
+    if not delays:
+        return None
+    ordered = sorted(delays.values())
+    median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    worst = max(delays, key=lambda day: delays[day])
+    return Latency(len(delays), median, delays[worst], worst)
 
 
 def _mistaken(warehouse: Warehouse, request: Request) -> MistakenRows | None:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, cast
 
 import pytest
 
 from maang_cli import sessions
-from maang_cli.errors import WarehouseDenied
+from maang_cli.errors import ExitCode, WarehouseDenied
 from maang_cli.pipeline import Request
+from maang_cli.status import Latency, latency
 from maang_cli.status import status as find_status
-from maang_cli.tables import PRODUCTION, Column, Table, staging
+from maang_cli.tables import FINDINGS, PRODUCTION, Column, Table, staging
 from maang_cli.warehouses import WAREHOUSES
-from maang_cli.warehouses.base import Size, Warehouse
+from maang_cli.warehouses.base import Query, Size, Warehouse
 from tests import settings
 from tests.conftest import Maang
 from tests.polygon_server import PolygonServer
 from tests.test_backfill import DAYS, OURS, RANGE, TICKERS, market_open, status
+from tests.test_clock import Clock, clock
 
-__all__ = ["market_open"]
+__all__ = ["clock", "market_open"]
+
+HOUR = timedelta(hours=1)
 
 
 def test_status_of_an_empty_warehouse_exits_2_with_a_hint(maang: Maang) -> None:
@@ -136,3 +140,122 @@ def test_status_without_tables_has_no_empty_table(maang: Maang) -> None:
 def test_empty_table_has_no_first_session(maang: Maang) -> None:
     assert maang("init-tables").code == 0
     assert "None" not in maang("status", *RANGE, *OURS).out
+
+
+# --max-delay
+
+
+def test_session_is_missing_only_after_its_delay(maang: Maang, market_open: PolygonServer, clock: type[Clock]) -> None:
+    """The newest final session is Tuesday's, final on Wednesday at 06:00."""
+    clock.set("2025-10-14T08:59")
+    assert maang("backfill", "--from", "2025-10-01", "--to", "2025-10-10", *OURS).code == 0
+    asked = ("status", "--from", "2025-10-01", *OURS, "--max-delay", "3h")
+    done = maang(*asked)
+    assert (done.code, done.err) == (ExitCode.DONE, "")
+    assert "awaited: 2025-10-13, until 2025-10-14 09:00 New York\n" in done.out
+    assert "complete" not in done.out
+    found = maang(*asked, "--json").result
+    assert (found["complete"], found["missing"]) == (False, [])
+    assert found["awaited"] == [{"session": "2025-10-13", "until": "2025-10-14T13:00:00Z"}]
+    assert maang(*asked[:-2]).code == ExitCode.PARTIAL, "without --max-delay it is missing"
+    clock.set("2025-10-14T09:00")
+    done = maang(*asked)
+    assert done.code == ExitCode.PARTIAL
+    assert "missing: 2025-10-13 (1 session): AAPL, AMZN, META\n" in done.out
+    assert "awaited" not in done.out
+
+
+def test_delay_excuses_no_earlier_session(maang: Maang, market_open: PolygonServer, clock: type[Clock]) -> None:
+    clock.set("2025-10-14T08:00")
+    assert maang("backfill", "--from", "2025-10-01", "--to", "2025-10-09", *OURS).code == 0
+    done = maang("status", "--from", "2025-10-01", *OURS, "--max-delay", "180m")
+    assert done.code == ExitCode.PARTIAL
+    assert "missing: 2025-10-10 (1 session): AAPL, AMZN, META\n" in done.out
+    assert "awaited: 2025-10-13, until 2025-10-14 09:00 New York\n" in done.out
+
+
+def test_windows_of_an_awaited_session_are_awaited_too(maang: Maang, market_open: PolygonServer, clock: type[Clock]) -> None:
+    clock.set("2025-10-14T08:00")
+    assert maang("run-day", "--date", "2025-10-10", *OURS).code == 0
+    for step in ("ingest", "promote"):
+        assert maang(step, "--date", "2025-10-13", *OURS).code == 0
+    asked = ("status", "--from", "2025-10-10", *OURS)
+    assert maang(*asked).code == ExitCode.PARTIAL
+    done = maang(*asked, "--max-delay", "1d")
+    assert (done.code, "windows" in done.out) == (ExitCode.DONE, False)
+
+
+def test_complete_session_is_not_awaited(maang: Maang, market_open: PolygonServer, clock: type[Clock]) -> None:
+    clock.set("2025-10-14T06:30")
+    assert maang("run-day", "--date", "2025-10-13", *OURS).code == 0
+    done = maang("status", "--date", "2025-10-13", *OURS, "--max-delay", "3h")
+    assert done.code == ExitCode.DONE
+    assert "complete: 1 session" in done.out
+
+
+@pytest.mark.parametrize("text", ["3", "h", "3 h", "-3h", "3.5h", "3s", "99999h", "\u0663h", ""])
+def test_wrong_duration_exits_2(maang: Maang, text: str) -> None:
+    done = maang("status", *RANGE, f"--max-delay={text}")
+    assert done.code == ExitCode.UNUSABLE
+    assert f"error: {text!r} is not a duration\n" in done.err
+    assert "such as 90m, 3h or 2d" in done.err
+
+
+# Latency
+
+
+def at(day: date, delay: timedelta) -> tuple[date, datetime]:
+    return day, sessions.final(day) + delay
+
+
+def test_latency_is_the_median_and_the_worst_of_the_first_time_that_each_session_was_stored() -> None:
+    stored = [at(DAYS[0], HOUR), at(DAYS[0], 2 * HOUR), at(DAYS[1], 5 * HOUR), at(DAYS[2], 2 * HOUR), at(DAYS[3], timedelta(0))]
+    assert latency(stored) == Latency(4, 1.5 * HOUR, 5 * HOUR, DAYS[1])
+    assert latency(stored[:3]) == Latency(2, 3 * HOUR, 5 * HOUR, DAYS[1])
+
+
+def test_backfilled_session_has_no_latency() -> None:
+    three_days = timedelta(days=3)
+    late = at(DAYS[1], three_days + timedelta(microseconds=1))
+    assert latency([late]) is None
+    assert latency([late, at(DAYS[0], three_days)]) == Latency(1, three_days, three_days, DAYS[0])
+
+
+def test_early_rows_have_no_latency_until_they_are_confirmed() -> None:
+    early = at(DAYS[0], -HOUR)
+    assert latency([early]) is None
+    assert latency([early, at(DAYS[0], HOUR)]) == Latency(1, HOUR, HOUR, DAYS[0])
+
+
+def test_latency_follows_from_production_and_its_revisions(maang: Maang, market_open: PolygonServer) -> None:
+    assert maang("backfill", *RANGE, *OURS).code == 0
+    assert status(maang)["latency"] is None, "all sessions were backfilled"
+    with closing(WAREHOUSES["local"].open(settings.load(), "")) as opened:
+        for ticker, kind, (day, moment) in (
+            ("META", "revision", at(DAYS[0], 2 * HOUR)),
+            ("META", "revision", at(DAYS[0], HOUR / 2)),
+            ("AAPL", "revision", at(DAYS[5], 9 * HOUR)),
+            ("OTHER", "revision", at(DAYS[5], HOUR)),
+            ("META", "check", at(DAYS[6], HOUR)),
+        ):
+            given = {"ticker": f"'{ticker}'", "date": f"DATE '{day}'", "kind": f"'{kind}'", "replaced_at": f"'{moment}'"}
+            columns = (
+                f"CAST({given.get(column.name, 'NULL')} AS {column.type}) AS {column.name}" for column in FINDINGS.value_columns
+            )
+            assert opened.add(FINDINGS, Query(f"SELECT {', '.join(columns)}")) == 1
+    assert status(maang)["latency"] == {
+        "sessions": 2,
+        "median_seconds": (9 * 3600 + 1800) / 2,
+        "worst_seconds": 9 * 3600,
+        "worst_session": str(DAYS[5]),
+    }
+    assert f"latency of 2 sessions: median 4.8 h, worst 9.0 h ({DAYS[5]})" in maang("status", *RANGE, *OURS).out
+    only = maang("status", "--date", str(DAYS[0]), *OURS).out
+    assert f"latency of 1 session: median 30 min, worst 30 min ({DAYS[0]})\n" in only
+
+
+def test_latency_is_read_without_a_table_of_findings(maang: Maang, market_open: PolygonServer) -> None:
+    assert maang("backfill", *RANGE, *OURS).code == 0
+    with closing(WAREHOUSES["local"].open(settings.load(), "")) as opened:
+        opened.drop(FINDINGS)
+    assert maang("status", *RANGE, *OURS).code == ExitCode.DONE

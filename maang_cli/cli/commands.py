@@ -10,7 +10,7 @@ import typer
 
 from maang_cli import __version__
 from maang_cli.cli.context import Run
-from maang_cli.cli.options import DAY, NOT_OFFERED, SessionOptions, SharedOptions, parameters, parse_date, take
+from maang_cli.cli.options import DAY, NOT_OFFERED, SessionOptions, SharedOptions, parameters, parse_date, parse_duration, take
 from maang_cli.errors import SettingsError
 
 # What a command needs beyond this is imported when it runs: `maang --help` loads no driver. Each command makes its request
@@ -143,17 +143,29 @@ def backfill(
 
 
 @command("status", EVERYDAY, without=["ok_if_no_session"], notifies=True)
-def status(run: Run, select: SessionOptions) -> None:
+def status(
+    run: Run,
+    select: SessionOptions,
+    max_delay: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Don't count a session as missing until this long after it was final: 90m, 3h, 2d. [default: 0h]",
+        ),
+    ] = None,
+) -> None:
     """Is anything missing, is anything late? Missing bars, stale windows, leftovers in staging, sizes. Exits with 0 or 5.
 
-    Without dates: from the first stored session to the last final one.
+    Without dates: from the first stored session to the last final one. A session's latency is the time from when it was final
+    (06:00 New York on the next day) until it was readable; status prints that of the last 30 sessions.
 
     Example: `maang status --from 2025-10-01 --to 2025-10-14`
     """
     from maang_cli import status
 
+    delay = None if max_delay is None else parse_duration(max_delay, "--max-delay")
     request = run.request(select, required=False)
-    found = status.status(run.warehouse, request, datetime.now(UTC))
+    found = status.status(run.warehouse, request, datetime.now(UTC), delay)
     run.reply.sessions = found.request.sessions
     run.finish(found, found.verdict())
 

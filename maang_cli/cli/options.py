@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -142,6 +142,17 @@ def parameters(bundle: type[SessionOptions] | type[SharedOptions], without: Coll
 def take(bundle: type[Bundle], values: dict[str, Any]) -> Bundle:
     """The bundle made of its options' values, which are removed from `values`."""
     return bundle(**{field.name: values.pop(field.name) for field in fields(bundle) if field.name in values})
+
+
+def parse_duration(text: str, flag: str) -> timedelta:
+    """A duration as a person types it: `90m`, `3h` or `2d`.
+
+    Raises:
+        SettingsError: it is not one.
+    """
+    if not (found := re.fullmatch(r"([0-9]{1,4})([mhd])", text)):
+        raise SettingsError(f"{text[:40]!r} is not a duration", hint=f"give {flag} minutes, hours or days, such as 90m, 3h or 2d")
+    return timedelta(**{{"m": "minutes", "h": "hours", "d": "days"}[found[2]]: int(found[1])})
 
 
 def parse_date(text: str, flag: str = "--date") -> date:

@@ -16,7 +16,7 @@ from maang_cli.errors import MaangError, NoSession
 from maang_cli.missing import StaleWindows
 from maang_cli.pipeline import Cumulated, DayRun, Published, Request, Rows
 from maang_cli.sessions import final_at
-from maang_cli.status import Status
+from maang_cli.status import Latency, Status
 
 
 @singledispatch
@@ -177,6 +177,8 @@ def _status(value: Status) -> dict[str, Any]:
         "allowed": _tickers(value.bars.allowed),
         "early": _tickers(value.bars.early),
         "windows": _windows(value.windows),
+        "awaited": [{"session": day, "until": until} for day, until in value.awaited.items()],
+        "latency": value.latency and _latency(value.latency),
         "staging": [asdict(table) for table in value.staging],
         "last_session": value.last_session,
         "last_final": value.last_final,
@@ -184,6 +186,15 @@ def _status(value: Status) -> dict[str, Any]:
         "next_due_at": final_at(value.next_due),
         "disputed_splits": [asdict(split) for split in value.disputed],
         "mistaken_rows": value.mistaken and asdict(value.mistaken),
+    }
+
+
+def _latency(value: Latency) -> dict[str, Any]:
+    return {
+        "sessions": value.sessions,
+        "median_seconds": round(value.median.total_seconds()),
+        "worst_seconds": round(value.worst.total_seconds()),
+        "worst_session": value.worst_session,
     }
 
 

@@ -10,6 +10,7 @@ from maang_cli.checks import Audit, FailingRow, Outcome
 from maang_cli.diff import ChangedCell, Differences
 from maang_cli.pipeline import THE_SCHEMA, Cumulated, Dropped, Ingested, Initialized, Published, Request
 from maang_cli.splits import Split
+from maang_cli.status import Latency
 from maang_cli.warehouses.base import Replaced
 
 
@@ -118,6 +119,12 @@ def failing_row(row: FailingRow) -> str:
     """A row that fails a check, and what is wrong with it."""
     how = "" if row.outcome is Outcome.REFUSED else f" ({row.outcome})"
     return f"{row.ticker or 'session'} {row.date}{how}: {row.found}"
+
+
+@line.register(Latency)
+def _latency(value: Latency) -> str:
+    median, worst = (_duration(delay.total_seconds()) for delay in (value.median, value.worst))
+    return f"latency of {plural(value.sessions, 'session')}: median {median}, worst {worst} ({value.worst_session})"
 
 
 def cell(value: object) -> str:

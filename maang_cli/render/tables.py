@@ -38,7 +38,7 @@ from maang_cli.render.lines import (
     split_line,
     universe,
 )
-from maang_cli.sessions import final_at
+from maang_cli.sessions import final_at, in_new_york
 from maang_cli.status import Status
 from maang_cli.user_splits import Edited, Listed
 from maang_cli.warehouses.base import Cleanup, Replaced
@@ -265,6 +265,10 @@ def _status(value: Status) -> Iterator[str | Table]:
     yield from map(escape, _tickers({day: names for day, names in value.bars.early.items() if day not in value.late}, EARLY))
     yield from map(escape, _tickers(value.bars.allowed, ALLOWED))
     yield from map(escape, stale_windows(value))
+    for day, until in value.awaited.items():
+        yield escape(f"awaited: {day}, until {in_new_york(until)}")
+    if value.latency is not None:
+        yield escape(line(value.latency))
     yield from _mistaken(value)
     for split in value.disputed:
         yield escape(f"split disputed: {split_line(split)}")

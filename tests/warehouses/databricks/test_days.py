@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, Table
+from maang_cli import sessions
+from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS, Table
 from maang_cli.warehouses import WAREHOUSES
 from maang_cli.warehouses.base import Query, Read
 from tests import expected, made_market, settings
@@ -23,6 +24,8 @@ TICKERS = ("META", "AAPL", "AMZN", "NFLX", "GOOGL")
 DAY = date(2025, 10, 14)
 FIRST_DAY, USUAL_DAY, SAME_AGAIN = 15, 11, 9
 """Statements of a run-day: the first one creates a schema and three tables; one that changes nothing merges nothing."""
+STATUS = 10
+"""Statements of a status of complete sessions."""
 KINDS = FIRST_DAY - 1
 """Of the statements of the first day: `ingest` and `cumulate` read the known splits in the same words."""
 AFTER_A_SPLIT = USUAL_DAY + 1
@@ -134,6 +137,19 @@ def test_status_lists_the_tables_with_their_sizes(databricks: StandIn, polygon: 
         (f"maang.{CUMULATIVE.name}", 5),
     ]
     assert all(each["size"]["bytes"] > 1000 for each in tables)
+
+
+def test_status_reads_the_latency_with_one_statement(databricks: StandIn, polygon: PolygonServer, maang: Maang) -> None:
+    serve_day(polygon)
+    assert maang("run-day", "--date", str(DAY)).code == 0
+    replaced_at = sessions.final(DAY) + timedelta(hours=2)
+    values = f"'META', DATE '{DAY}', 'revision', TIMESTAMP '{replaced_at}'"
+    databricks.rows(f"INSERT INTO maang.{FINDINGS.name} (ticker, date, kind, replaced_at) VALUES ({values})")
+    databricks.statements.clear()
+    latency = maang("status", "--date", str(DAY), "--json").result["latency"]
+    assert latency == {"sessions": 1, "median_seconds": 7200, "worst_seconds": 7200, "worst_session": str(DAY)}
+    assert len([text for text in databricks.statements if "stored_at" in text]) == 1
+    assert len(databricks.statements) == STATUS
 
 
 def test_warehouse_that_does_not_print_columns_is_used_all_the_same(
