@@ -124,6 +124,15 @@ def test_status_lists_early_rows_and_complains_only_when_their_session_is_final(
     assert (error.exit_code, error.message) == (5, "1 session with early rows")
 
 
+def test_delay_counts_for_early_rows_too(feed: Feed) -> None:
+    take(feed)
+    hour, final = timedelta(hours=1), sessions.final(DAY)
+    found = status_module.status(feed.warehouse, request_for(), final + hour, 2 * hour)
+    assert (found.late, found.verdict(), found.complete) == ({}, None, False)
+    assert found.awaited == {DAY: final + 2 * hour}
+    assert status_module.status(feed.warehouse, request_for(), final + 2 * hour, 2 * hour).verdict() is not None
+
+
 def test_status_without_dates_lists_early_rows_of_a_session_that_is_not_final(feed: Feed) -> None:
     yesterday = DAYS[DAYS.index(DAY) - 1]
     feed.load(request_for(yesterday))

@@ -205,7 +205,7 @@ def test_wrong_duration_exits_2(maang: Maang, text: str) -> None:
 
 
 def at(day: date, delay: timedelta) -> tuple[date, datetime]:
-    return day, sessions.final(day) + delay
+    return day, sessions.final(day).astimezone(UTC) + delay
 
 
 def test_latency_is_the_median_and_the_worst_of_the_first_time_that_each_session_was_stored() -> None:

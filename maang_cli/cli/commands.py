@@ -150,7 +150,7 @@ def status(
         str | None,
         typer.Option(
             metavar="DURATION",
-            help="Don't count a session as missing until this long after it was final: 90m, 3h, 2d. [default: 0h]",
+            help="Don't count a session as missing until this long after it was final: 90m, 3h, 2d. [default: none]",
         ),
     ] = None,
 ) -> None:

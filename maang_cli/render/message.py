@@ -35,7 +35,7 @@ def message(command: str, sessions: Sequence[date], code: int, error: str, hint:
     ended = ExitCode(code)
     run = f"maang {command} {spans(sessions)}".rstrip()
     first = [ended.meaning, f"error: {error}"]
-    last = [f"hint: {hint}"] if hint else []
+    last = [f"hint: {line}" for line in hint.splitlines()]
     room = MOST_CHARACTERS - len("\n".join([*first, *last]))
     details = list(_details(result))
     shown = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import date, timedelta
+from datetime import UTC, date, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -142,7 +142,7 @@ def test_status_lists_the_tables_with_their_sizes(databricks: StandIn, polygon: 
 def test_status_reads_the_latency_with_one_statement(databricks: StandIn, polygon: PolygonServer, maang: Maang) -> None:
     serve_day(polygon)
     assert maang("run-day", "--date", str(DAY)).code == 0
-    replaced_at = sessions.final(DAY) + timedelta(hours=2)
+    replaced_at = sessions.final(DAY).astimezone(UTC) + timedelta(hours=2)
     values = f"'META', DATE '{DAY}', 'revision', TIMESTAMP '{replaced_at}'"
     databricks.rows(f"INSERT INTO maang.{FINDINGS.name} (ticker, date, kind, replaced_at) VALUES ({values})")
     databricks.statements.clear()
