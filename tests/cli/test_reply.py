@@ -72,6 +72,8 @@ RESULTS: dict[str, tuple[Sequence[str], Sequence[str], set[str]]] = {
             "allowed",
             "early",
             "windows",
+            "awaited",
+            "latency",
             "staging",
             "last_session",
             "last_final",
