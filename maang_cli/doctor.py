@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from maang_cli import notify, pipeline, sql
-from maang_cli.errors import MaangError, WarehouseDenied
+from maang_cli.errors import MaangError, SettingsError, WarehouseDenied
 from maang_cli.schemas import arrow_schema
 from maang_cli.sources.base import Source
 from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, Column, Table, scratch, scratch_made
@@ -70,8 +70,16 @@ def checkup(
         opened = open_source()
         return opened.name, opened.doctor_checks()
 
-    notified = _examine("notify", lambda: (notify.check(), {})) if notify.is_wanted() else ()
-    return Checkup((*_examine("warehouse", warehouse), *_examine("source", source), *notified))
+    return Checkup((*_examine("warehouse", warehouse), *_examine("source", source), *_notified()))
+
+
+def _notified() -> Iterator[Diagnosis]:
+    try:
+        wanted = notify.is_wanted()
+    except SettingsError:  # the warehouse could not be opened for the same reason
+        return
+    if wanted:
+        yield from _examine("notify", lambda: (notify.check(), {}))
 
 
 def _examine(name: str, connect: Callable[[], tuple[str, Checks]]) -> Iterator[Diagnosis]:

@@ -259,6 +259,15 @@ def test_doctor_checks_the_urls_and_sends_nothing(maang: Maang, receiver: Receiv
     assert receiver.received == []
 
 
+def test_configuration_file_that_can_not_be_read_is_reported_by_the_other_checks(maang: Maang, receiver: Receiver) -> None:
+    configure("MAANG_NOTIFY = \n")
+    done = maang("doctor", *SAMPLE, "--json")
+    assert [each["name"] for each in done.result["checks"]] == ["warehouse", "source"]
+    done = maang("status", *ON_DAY, *SAMPLE)
+    assert (done.code, receiver.received) == (ExitCode.UNUSABLE, [])
+    assert "warning: no notification was sent: the configuration file" in done.err
+
+
 def test_key_is_not_in_the_message(maang: Maang, polygon: PolygonServer, receiver: Receiver) -> None:
     polygon.always = lambda path: Answer(401, b'{"status":"ERROR","error":"Unknown API Key"}')
     assert main(["run-day", *META]) == ExitCode.UNUSABLE
