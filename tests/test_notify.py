@@ -14,9 +14,9 @@ import pytest
 
 from maang_cli.cli.process import main
 from maang_cli.errors import ExitCode
-from tests.cli.helpers import DAY, META, ON_DAY, SAMPLE, completed, serve
+from tests.cli.helpers import DAY, META, ON_DAY, SAMPLE, SESSION, completed, serve
 from tests.conftest import Maang, Outcome
-from tests.polygon_server import KEY, Answer, PolygonServer
+from tests.polygon_server import KEY, Answer, PolygonServer, row
 from tests.settings import configure
 
 MonkeyPatch = pytest.MonkeyPatch
@@ -122,6 +122,15 @@ def test_incomplete_status_sends_what_is_missing(maang: Maang, receiver: Receive
     [sent] = receiver.received
     assert sent["title"] == f"maang status 2025-10-13 to {DAY}: partial (exit code 5)"
     assert "missing: 2025-10-13 (1 session): AAPL, AMZN, GOOGL, META, NFLX\n" in sent["message"]
+
+
+def test_dry_run_that_finds_differences_sends_them(maang: Maang, polygon: PolygonServer, receiver: Receiver) -> None:
+    serve(polygon, "META")
+    assert maang("run-day", *META).code == 0
+    polygon.days[SESSION] = [row("META", SESSION, c=10.6)]
+    assert maang("backfill", *META, "--refetch", "--dry-run").code == ExitCode.PARTIAL
+    [sent] = receiver.received
+    assert f"META {DAY} close 10.50 -> 10.60 (+0.95 %)" in sent["message"].splitlines()
 
 
 def test_unavailable_source_sends_why(maang: Maang, polygon: PolygonServer, receiver: Receiver, monkeypatch: MonkeyPatch) -> None:
