@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from maang_cli import checks, diff, gate, missing, pipeline, sessions, split_table, sql
+from maang_cli import checks, diff, findings, gate, missing, pipeline, sessions, split_table, sql
 from maang_cli.checks import Acceptance, AllowMissing, Audit, Round
 from maang_cli.pipeline import Request
 from maang_cli.schemas import arrow_schema
@@ -64,6 +64,7 @@ TEXTS = {
     "adjusted_rows": pipeline.adjusted_text([], SESSIONS[:2], "TRUE"),
     "differences": diff.differences_query(CUMULATIVE, pipeline.windows_query(TICKERS, SESSIONS[-2:]), SESSIONS[-2:]).text,
     "publish_without_held": gate.publish_query(STAGED, TICKERS, SESSIONS[:2], held=HELD).text,
+    "revisions": findings.revisions_query(gate.publish_query(STAGED, TICKERS, SESSIONS[:2]), SESSIONS[:2]).text,
     "audit": checks.audit_sql(ROUND),
     "audit_report": audited(checks.report_sql()),
     "forbidden": audited(checks.forbidden_sql(HELD)),
@@ -100,6 +101,7 @@ RESULTS = {
         "replaced_at",
     ],
     "publish_without_held": [*PRODUCTION.values, "fetched_at"],
+    "revisions": list(FINDINGS.values),
     "audit": AUDITED,
     "forbidden": ["ticker", "date"],
     "findings": list(FINDINGS.values),
