@@ -109,8 +109,8 @@ class Backfilled:
     """Staging tables with refused rows."""
     allowed: dict[str, int] = field(default_factory=dict)
     """Tickers with missing bars that --allow-missing permits, and on how many sessions they are missing."""
-    held: set[tuple[str, date]] = field(default_factory=set)
-    """Tickers and sessions of rows that were not published although the rest of their session was."""
+    held: dict[date, frozenset[str]] = field(default_factory=dict)
+    """The tickers, by session, whose rows were not published although the rest of their session was."""
     revised: Differences | None = None
     """What changed in production, beside new rows; None: nothing."""
 

@@ -64,6 +64,14 @@ class Outcome(StrEnum):
     """A person has accepted it, with these values."""
 
 
+def by_session(rows: Iterable[tuple[str, date]]) -> dict[date, frozenset[str]]:
+    """The tickers of some rows, by session, in order."""
+    found: dict[date, set[str]] = {}
+    for ticker, day in rows:
+        found.setdefault(day, set()).add(ticker)
+    return {day: frozenset(found[day]) for day in sorted(found)}
+
+
 NO_TEXT = "CAST(NULL AS STRING)"
 
 

@@ -9,7 +9,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from maang_cli import gate, sql
-from maang_cli.checks import CHECKS, Acceptance, Audit, Outcome
+from maang_cli.checks import CHECKS, Acceptance, Audit, Outcome, by_session
 from maang_cli.diff import Differences, differences
 from maang_cli.errors import MaangError, SettingsError
 from maang_cli.tables import BAR, FINDINGS, PRODUCTION
@@ -85,6 +85,23 @@ def accept(warehouse: Warehouse, request: Request, audit: Audit) -> None:
             log.warning("nothing to accept: %s passes", each)
     if met:
         _add(warehouse, query)
+
+
+def held(warehouse: Warehouse, request: Request) -> dict[date, frozenset[str]]:
+    """The request's tickers, by session, whose rows the gate holds: nothing was published for them since."""
+    first, last = request.sessions[0], request.sessions[-1]
+    reads = {"findings": Read(FINDINGS, (first, last)), "production": Read(PRODUCTION, (first, last))}
+    query = Query(sql.text("held_rows", first=sql.day(first), last=sql.day(last)), reads, request.tickers, request.spans)
+    rows = query_optional(warehouse, query, gate.OPTIONAL)
+    return by_session(zip(rows["ticker"].to_pylist(), rows["date"].to_pylist(), strict=True))
+
+
+def refused(warehouse: Warehouse, days: Collection[date]) -> list[date]:
+    """Those of the days on which the gate refused a row, or the session; in order."""
+    text = sql.text("refused_days", days=", ".join(map(sql.day, sorted(days))))
+    reads = {"findings": Read(FINDINGS, (min(days), max(days)))}
+    found: list[date] = query_optional(warehouse, Query(text, reads), gate.OPTIONAL)["date"].to_pylist()
+    return found
 
 
 def revisions(warehouse: Warehouse, new: Query, sessions: Sequence[date]) -> Differences:

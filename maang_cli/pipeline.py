@@ -131,9 +131,9 @@ class Published:
         return tuple(row for row in self.audit.allowed if row.date not in self.audit.refused)
 
     @property
-    def held(self) -> frozenset[tuple[str, date]]:
-        """Tickers and sessions of rows that were not published although the rest of their session was."""
-        return self.audit.held
+    def held(self) -> dict[date, frozenset[str]]:
+        """The tickers, by session, whose rows were not published although the rest of their session was."""
+        return checks.by_session(self.audit.held)
 
 
 @dataclass(frozen=True)

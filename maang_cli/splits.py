@@ -262,7 +262,7 @@ def to_newest(splits: Iterable[Split], first: date, last: date) -> Iterator[Basi
                 yield Basis(ticker, number, start, end, _up(factor), _up(1 / factor), own=False)
 
 
-SIMPLE = [Fraction(n) for n in range(2, 51)] + [Fraction(3, 2), Fraction(4, 3), Fraction(5, 2), Fraction(5, 4)]
+SIMPLE = [Fraction(n) for n in range(2, 101)] + [Fraction(3, 2), Fraction(4, 3), Fraction(5, 2), Fraction(5, 4)]
 
 
 def nearest_simple(before: Decimal, after: Decimal) -> Fraction:

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 
-from maang_cli import missing, split_table, sql, symbols
+from maang_cli import findings, missing, split_table, sql, symbols
 from maang_cli import sessions as calendar
 from maang_cli.errors import MaangError, OutOfOrder, PartlyRefused
 from maang_cli.missing import MissingBars, StaleWindows
-from maang_cli.pipeline import Request
+from maang_cli.pipeline import Request, session_flags
 from maang_cli.splits import DISPUTED, Split
 from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, Table, staged_sessions
 from maang_cli.warehouses.base import Query, Read, Size, TableMissing, Warehouse, query_optional
@@ -41,8 +41,8 @@ class StagingTable:
     first: date
     last: date
     rows: int
-    published: bool
-    """Whether production has all of it: it is then a killed run's leftover."""
+    unpublished: tuple[date, ...]
+    """The sessions that production does not have with the same values; if there is none, it is a killed run's leftover."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,10 @@ class Status:
     next_due: date
     late: Mapping[date, frozenset[str]] = field(default_factory=dict)
     """Sessions that are final by now, with the tickers whose rows are early."""
+    held: Mapping[date, frozenset[str]] = field(default_factory=dict)
+    """Sessions with the tickers whose rows the gate holds."""
+    refused: tuple[date, ...] = ()
+    """Sessions that the gate refused, and whose rows wait in staging."""
     disputed: tuple[Split, ...] = ()
     """Splits of the requested tickers that the prices contradict; they are not applied."""
     mistaken: MistakenRows | None = None
@@ -98,12 +102,19 @@ class Status:
             (len(self.bars.missing), "missing bars"),
             (len(self.late), "early rows"),
             (len(self.windows), "missing or stale windows"),
+            (len(self.refused), "refused rows in staging"),
         )
         found = [f"{days} session{'s' * (days != 1)} with {what}" for days, what in counted if days]
         if not found:
             return None
         ends = f"--from {self.request.sessions[0]} --to {self.request.sessions[-1]}"
-        return PartlyRefused(", ".join(found), hint=f"fetch and repair them: maang backfill {ends}{{flags}}")
+        hints = []
+        if self.bars.missing or self.late or self.windows:
+            hints.append(f"fetch and repair them: maang backfill {ends}{{flags}}")
+        if self.refused:
+            days = session_flags(self.refused)
+            hints.append(f"see what was refused: maang show --table findings {days}{{flags}}")
+        return PartlyRefused(", ".join(found), hint="\n".join(hints))
 
 
 def status(warehouse: Warehouse, request: Request, now: datetime, max_delay: timedelta | None = None) -> Status:
@@ -131,16 +142,20 @@ def status(warehouse: Warehouse, request: Request, now: datetime, max_delay: tim
     awaited = {} if max_delay is None else _awaited(sorted({*bars.missing, *late, *windows}), now, max_delay)
     bars = replace(bars, missing={day: names for day, names in bars.missing.items() if day not in awaited})
     known = split_table.stored(warehouse, request.tickers, request.sessions[0], request.sessions[-1])
+    staging = tuple(_staging_table(warehouse, table) for table in missing.staging_tables(warehouse))
+    waiting = {day for table in staging for day in table.unpublished} & {*request.sessions}
     return Status(
         request,
         tables,
         bars,
         {day: found for day, found in windows.items() if day not in awaited},
-        tuple(_staging_table(warehouse, table) for table in missing.staging_tables(warehouse)),
+        staging,
         max((day for day in request.sessions if len(lacking.get(day, ())) < len(request.requested(day))), default=None),
         last_final,
         calendar.next_due(now),
         {day: names for day, names in late.items() if day not in awaited},
+        findings.held(warehouse, request),
+        tuple(findings.refused(warehouse, waiting)) if waiting else (),
         tuple(split for split in known if split.state == DISPUTED),
         _mistaken(warehouse, request),
         awaited,
@@ -215,5 +230,5 @@ def _staging_table(warehouse: Warehouse, table: Table) -> StagingTable:
         rows = warehouse.query(Query("SELECT count(*) AS rows FROM {table}", {"table": Read(table)})).to_pylist()[0]["rows"]
     except (TableMissing, MaangError):  # Another run has dropped it, or it has other columns.
         rows = 0
-    published = not missing.unpublished_sessions(warehouse, table)
-    return StagingTable(warehouse.full_name(table), first, last, rows, published)
+    unpublished = tuple(missing.unpublished_sessions(warehouse, table))
+    return StagingTable(warehouse.full_name(table), first, last, rows, unpublished)

@@ -87,7 +87,7 @@ def test_held_row_of_an_early_session_stays_early(feed: Feed) -> None:
     feed.serve(bar("META", DAY, volume="0"))
     request = replace(request_for(), allow_missing=AllowMissing(frozenset({"META"})))
     run = pipeline.run_day(feed.source, feed.warehouse, request, Recorder())
-    assert run.published.held == {("META", DAY)}
+    assert run.published.held == {DAY: frozenset({"META"})}
     assert stamps(feed)["META", DAY] == before
 
 

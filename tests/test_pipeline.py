@@ -471,10 +471,12 @@ class Meddled:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._warehouse, name)
 
-    def replace(self, table: Table, query: Query, sessions: Sequence[date], refuse_if: Query | None = None) -> Replaced:
+    def replace(
+        self, table: Table, query: Query, sessions: Sequence[date], refuse_if: Query | None = None, *, revise: bool = True
+    ) -> Replaced:
         self._meddle()
         try:
-            return self._warehouse.replace(table, query, sessions, refuse_if)
+            return self._warehouse.replace(table, query, sessions, refuse_if, revise=revise)
         except Exception:
             self.after()
             raise

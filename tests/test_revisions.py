@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from maang_cli import backfill, findings, gate, pipeline, sql
+from maang_cli import backfill, findings, gate, pipeline, sessions, sql, status
 from maang_cli.checks import AllowMissing
 from maang_cli.errors import PartlyRefused
 from maang_cli.pipeline import Request
@@ -144,7 +144,7 @@ def test_held_rows_are_named_by_a_backfill(feed: Feed) -> None:
     request = replace(request_for(*ONE), allow_missing=AllowMissing(frozenset({"META"})))
     todo = backfill.plan(feed.source, feed.warehouse, request)
     done = backfill.run(feed.source, feed.warehouse, todo, lambda _: None)
-    assert (done.verdict(), done.held) == (None, {("META", DAY)})
+    assert (done.verdict(), done.held) == (None, {DAY: frozenset({"META"})})
 
 
 @pytest.mark.usefixtures("feed")
@@ -167,3 +167,31 @@ def test_dry_run_prints_changed_values_and_exits_5(feed: Feed, maang: Maang) -> 
     assert done.code == 0
     assert f"META {DAY} volume " in done.out
     assert maang("backfill", *flags, "--refetch", "--dry-run").code == 0
+
+
+def test_status_reports_refused_rows_that_wait_in_staging(feed: Feed) -> None:
+    """Also if the session is stored: a refetch was refused."""
+    feed.load(request_for())
+    assert status.status(feed.warehouse, request_for(), sessions.final(DAY)).verdict() is None
+    feed.serve(bar("META", DAY, volume="0"))
+    assert set(refetch(feed, request_for()).refused) == {DAY}
+    found = status.status(feed.warehouse, request_for(), sessions.final(DAY))
+    assert found.refused == (DAY,)
+    error = found.verdict()
+    assert error is not None
+    assert (error.exit_code, error.message) == (5, "1 session with refused rows in staging")
+    assert f"maang show --table findings --date {DAY}" in error.hint
+    feed.serve(bar("META", DAY))
+    feed.load(request_for())
+    assert status.status(feed.warehouse, request_for(), sessions.final(DAY)).verdict() is None
+
+
+def test_status_names_rows_that_the_gate_holds(feed: Feed) -> None:
+    feed.serve(bar("META", DAY, volume="0"))
+    request = request_for(allow=AllowMissing(frozenset({"META"})))
+    assert feed.load(request).published.held == {DAY: frozenset({"META"})}
+    found = status.status(feed.warehouse, request, sessions.final(DAY))
+    assert (found.held, found.verdict()) == ({DAY: frozenset({"META"})}, None)
+    feed.serve(bar("META", DAY))
+    feed.load(request)
+    assert status.status(feed.warehouse, request, sessions.final(DAY)).held == {}

@@ -88,8 +88,8 @@ def test_leftover_staging_is_reported_with_what_it_is(published: bool, maang: Ma
     [found] = status(maang)["staging"]
     name = f"maang.{staging(TICKERS, DAYS[:1]).name}"
     day = str(DAYS[0])
-    assert found == {"table": name, "first": day, "last": day, "rows": len(TICKERS), "published": published}
-    why = "all of it is published" if published else "left by a refused, running or killed run"
+    assert found == {"table": name, "first": day, "last": day, "rows": len(TICKERS), "unpublished": [] if published else [day]}
+    why = "all of it is published" if published else "left by a running or killed run"
     assert f"staging: {name}, 3 rows; {why}\n" in maang("status", *RANGE, *OURS).out
 
 
@@ -100,7 +100,7 @@ def test_staging_table_with_other_columns_is_listed_as_unpublished(maang: Maang,
     warehouse.create(Table(staging(TICKERS, DAYS).name, (Column("date", "DATE", "a date"),)))
     warehouse.close()
     [found] = status(maang)["staging"]
-    assert (found["rows"], found["published"], found["first"], found["last"]) == (0, False, str(DAYS[0]), str(DAYS[-1]))
+    assert (found["rows"], bool(found["unpublished"]), found["first"], found["last"]) == (0, True, str(DAYS[0]), str(DAYS[-1]))
 
 
 def test_users_own_table_with_a_similar_name_is_not_staging(maang: Maang, market_open: PolygonServer) -> None:

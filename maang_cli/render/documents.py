@@ -1,6 +1,6 @@
 """Results as JSON objects: the `result` of each command's document (docs/json.md)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date, datetime
 from decimal import Decimal
@@ -84,7 +84,7 @@ def _published(value: Published) -> dict[str, Any]:
     return asdict(value.replaced) | {
         "refused": _refused(value.audit.refused),
         "allowed": [asdict(row) for row in value.allowed],
-        "held": _held(value.held),
+        "held": _tickers(value.held),
         "revised": value.revised and document(value.revised),
     }
 
@@ -149,7 +149,7 @@ def _backfilled(value: Backfilled) -> dict[str, Any]:
         "failed": _failed(value.failed),
         "staging": value.kept,
         "allowed": value.allowed,
-        "held": _held(value.held),
+        "held": _tickers(value.held),
         "revised": value.revised and document(value.revised),
     }
 
@@ -157,10 +157,6 @@ def _backfilled(value: Backfilled) -> dict[str, Any]:
 @document.register(Compared)
 def _compared(value: Compared) -> dict[str, Any]:
     return document(value.differences) | {"failed": _failed(value.failed)}
-
-
-def _held(rows: Iterable[tuple[str, date]]) -> list[dict[str, Any]]:
-    return [{"ticker": ticker, "session": day} for ticker, day in sorted(rows)]
 
 
 def _failed(failed: Mapping[date, MaangError]) -> list[dict[str, Any]]:
@@ -184,6 +180,8 @@ def _status(value: Status) -> dict[str, Any]:
         "last_final": value.last_final,
         "next_due": value.next_due,
         "next_due_at": final_at(value.next_due),
+        "held": _tickers(value.held),
+        "refused": value.refused,
         "disputed_splits": [asdict(split) for split in value.disputed],
         "mistaken_rows": value.mistaken and asdict(value.mistaken),
     }

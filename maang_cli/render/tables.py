@@ -175,6 +175,7 @@ def _changes(*done: Replaced) -> Table:
 @people.register(DayRun)
 def _day_run(value: DayRun) -> Iterator[RenderableType]:
     yield _changes(value.published.replaced, value.cumulated.replaced)
+    yield from map(escape, remarks(value.audit))
     yield from map(escape, revised(value.published.revised))
     yield from map(escape, refusals(value.audit.refused))
 
@@ -220,10 +221,7 @@ def _backfilled(value: Backfilled) -> Iterator[str | Table]:
     if value.allowed:
         names = ", ".join(f"{name} ({plural(days, 'session')})" for name, days in value.allowed.items())
         yield escape(f"{ALLOWED}: {names}")
-    held: dict[date, frozenset[str]] = {}
-    for ticker, day in sorted(value.held, key=lambda key: key[::-1]):
-        held[day] = held.get(day, frozenset()) | {ticker}
-    yield from map(escape, _tickers(held, HELD))
+    yield from map(escape, _tickers(value.held, HELD))
     yield from map(escape, revised(value.revised))
 
 
@@ -270,10 +268,14 @@ def _status(value: Status) -> Iterator[str | Table]:
     if value.latency is not None:
         yield escape(line(value.latency))
     yield from _mistaken(value)
+    yield from map(escape, _tickers(value.held, "held by the gate"))
     for split in value.disputed:
         yield escape(f"split disputed: {split_line(split)}")
     for found in value.staging:
-        why = "all of it is published" if found.published else "left by a refused, running or killed run"
+        if found.unpublished:
+            why = "left by a refused run" if {*value.refused} & {*found.unpublished} else "left by a running or killed run"
+        else:
+            why = "all of it is published"
         yield escape(f"staging: {found.table}, {plural(found.rows, 'row')}; {why}")
     first, last = value.request.sessions[0], value.request.sessions[-1]
     if value.complete:

@@ -161,7 +161,7 @@ def test_full_disk_for_the_result_keeps_the_exit_code_of_a_failure(
     assert maang("ingest", *META).code == 0
     with Path("/dev/full").open("w") as full:
         message, hint = failed(completed(["check", *META, *flags], stdout=full), ExitCode.REFUSED)
-    assert message.endswith("price_ranges; nothing was published; the result can't be written: No space left on device")
+    assert message.endswith("price_ranges; the result can't be written: No space left on device")
     assert "maang show --table staging" in hint
 
 

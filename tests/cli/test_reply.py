@@ -71,6 +71,8 @@ RESULTS: dict[str, tuple[Sequence[str], Sequence[str], set[str]]] = {
             "missing",
             "allowed",
             "early",
+            "held",
+            "refused",
             "windows",
             "awaited",
             "latency",

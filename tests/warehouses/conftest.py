@@ -99,7 +99,7 @@ def content(warehouse: Warehouse, table: Table = PRODUCTION, as_of: datetime | N
     """All rows of a table, by date and ticker, without staging's `session`, which is the date in these tests."""
     text = "SELECT * FROM {it} ORDER BY date NULLS LAST, ticker NULLS LAST"
     rows = warehouse.query(Query(text, {"it": Read(table, as_of=as_of)})).to_pylist()
-    return [{name: value for name, value in row.items() if name != "session"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in {"session", "fetched_at"}} for row in rows]
 
 
 def without_stamp(rows: Iterable[Row], stamp: str | None = PRODUCTION.stamp) -> list[Row]:

@@ -13,7 +13,7 @@ import pytest
 
 from maang_cli.errors import CommitLost, SettingsError, TableMismatch
 from maang_cli.gate import publish_query
-from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, Column, Table, staging
+from maang_cli.tables import CUMULATIVE, FETCHED_COLUMNS, PRODUCTION, Column, Table, staging
 from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, TableMissing, Warehouse
 from tests.warehouses.conftest import (
     MONDAY,
@@ -220,7 +220,7 @@ def test_staged_values_are_kept_exactly(warehouse: Warehouse) -> None:
         bar("META", MONDAY),
         bar("A", TUESDAY, open=Decimal(WIDE), high=Decimal(f"-{WIDE}"), low=Decimal("-0.01")),
         bar("B", TUESDAY, volume=Decimal("9" * 38), transactions=Decimal("-" + "9" * 38)),
-        dict.fromkeys(column.name for column in STAGING_COLUMNS[1:]),
+        dict.fromkeys(column.name for column in FETCHED_COLUMNS[1:]),
     ]
     warehouse.stage(STAGING, staged(rows))
     assert content(warehouse, STAGING) == rows

@@ -403,7 +403,7 @@ def _in_columns(table: Table, new: pa.Table) -> pa.Table:
     """The rows in the types of the table's value columns, other columns as they are."""
     schema = arrow_schema(table.value_columns)
     others = [new.schema.field(name) for name in new.column_names if name not in schema.names]
-    return new.cast(pa.schema([*schema, *others]))
+    return new.select([*schema.names, *(field.name for field in others)]).cast(pa.schema([*schema, *others]))
 
 
 def _literal(text: str) -> str:
