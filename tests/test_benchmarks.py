@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-PROGRAMS = ("daily_run_local.py", "large_loads.py", "daily_run_databricks.py", "start_time.py")
+PROGRAMS = ("daily_run_local.py", "large_loads.py", "daily_run_databricks.py", "start_time.py", "held_rows.py")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
