@@ -368,4 +368,4 @@ def _reasons(refused: Mapping[date, tuple[str, ...]], failed: Mapping[date, Maan
         reasons.setdefault(f"refused ({', '.join(names)})", []).append(day)
     for day, error in failed.items():
         reasons.setdefault(error.message, []).append(day)
-    return "; ".join(f"{missing.spans(days)} {reason}" for reason, days in reasons.items())
+    return "; ".join(f"{missing.brief_spans(days)} {reason}" for reason, days in reasons.items())

@@ -169,6 +169,8 @@ class Audit:
     """One for each check, in the order of CHECKS."""
     allowed: tuple[FailingRow, ...]
     """Missing bars that --allow-missing permits."""
+    unknown: frozenset[str] = frozenset()
+    """Of the tickers whose missing bars are refused, those of which production has no earlier bar either."""
 
     @property
     def sessions(self) -> tuple[date, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from maang_cli import checks, split_table, splits, sql
 from maang_cli import sessions as calendar
-from maang_cli.checks import Audit, Round
+from maang_cli.checks import Audit, Outcome, Round
 from maang_cli.splits import Split
 from maang_cli.tables import BAR, FINDINGS, PRODUCTION, Table
 from maang_cli.warehouses.base import Query, Read, Replaced, Spans, TableMissing, Warehouse, query_optional
@@ -45,6 +45,16 @@ def audit(warehouse: Warehouse, request: Request, known: Iterable[Split] | None 
         if len(request.sessions) == 1 or left_out == judged:
             return found
         judged = left_out
+
+
+def unknown(warehouse: Warehouse, request: Request, found: Audit) -> frozenset[str]:
+    """`Audit.unknown`, if the sessions have bars of other tickers: a ticker that nobody knows may be misspelled."""
+    lacking = {str(row.ticker) for check, row in found.rows(Outcome.REFUSED) if check == checks.CHECKS[0].name}
+    if not lacking or len(lacking) == len(request.tickers):
+        return frozenset()
+    text = "SELECT DISTINCT ticker FROM {table} WHERE ticker IN (SELECT ticker FROM {tickers})"
+    query = Query(text, {"table": Read(PRODUCTION, found.judged.reach)}, tuple(sorted(lacking)))
+    return frozenset(lacking) - set(query_optional(warehouse, query, OPTIONAL)["ticker"].to_pylist())
 
 
 def bases_sql(known: Iterable[Split], first: date, last: date) -> str:

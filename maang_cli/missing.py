@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 COMPARED_ROWS = 250_000
 """Windows that one query recomputes and compares, in about 300 MB of memory."""
 
+MOST_SPANS = 3
+"""As many spans of sessions are listed in a line."""
+
 
 @dataclass(frozen=True)
 class MissingBars:
@@ -183,6 +186,14 @@ def unpublished_sessions_query(staged: Table) -> Query:
 def spans(days: Iterable[date]) -> str:
     """Sessions as a person lists them: consecutive ones are one span."""
     return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in _runs(sorted(days)))
+
+
+def brief_spans(days: Iterable[date]) -> str:
+    """The sessions as `spans` lists them; of many spans, the first and the last session."""
+    ordered = sorted(days)
+    if len(list(_runs(ordered))) > MOST_SPANS:
+        return f"{ordered[0]} to {ordered[-1]}"
+    return spans(ordered)
 
 
 def _runs(days: Sequence[date]) -> Iterator[tuple[date, date]]:

@@ -239,7 +239,7 @@ def check(warehouse: Warehouse, request: Request, known: Iterable[Split] | None 
     except TableMissing as exc:
         raise _missing(warehouse, request, exc) from exc
     findings.record(warehouse, request, audit)
-    return audit
+    return replace(audit, unknown=gate.unknown(warehouse, request, audit))
 
 
 def promote(warehouse: Warehouse, request: Request, audit: Audit | None = None) -> Published:
@@ -583,6 +583,8 @@ def _kept(audit: Audit) -> str:
     if (accept := next(unlikely, None)) is not None:
         advice.append(f"if it is right: maang promote {session_flags(audit.sessions)} --accept {accept}{{flags}}")
     tickers = {row.ticker for check, row in rows if check.kind in (Kind.ROW, Kind.MISSING) and row.ticker}
+    if 0 < len(audit.unknown) <= FEW_TICKERS:
+        advice.append(f"is {', '.join(sorted(audit.unknown))} spelled right? Nobody has a bar of it, but of the others")
     if 0 < len(tickers) <= FEW_TICKERS and all(check.kind in (Kind.ROW, Kind.MISSING) for check, _ in rows):
         advice.append(f"to publish the others: --allow-missing {','.join(sorted(tickers))}")
     kept = f"the rows are kept in {audit.staging}: maang show --table staging {session_flags(audit.sessions)}{{flags}}"

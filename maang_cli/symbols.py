@@ -138,7 +138,8 @@ def parse_names(names: Sequence[str], hint: str) -> tuple[str, ...]:
     """
     for name in names:
         if not TICKER.fullmatch(name):
-            raise SettingsError(f"{name[:40]!r} is not a ticker symbol", hint=hint)
+            meant = f"did you mean {name.upper()}? " if TICKER.fullmatch(name.upper()) else ""
+            raise SettingsError(f"{name[:40]!r} is not a ticker symbol", hint=f"{meant}{hint}")
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise SettingsError(f"listed twice among the tickers: {', '.join(twice)}", hint=hint)
     return tuple(names)

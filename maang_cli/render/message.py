@@ -72,7 +72,7 @@ def _day_run(value: DayRun) -> Iterator[str]:
 
 @_details.register
 def _backfilled(value: Backfilled) -> Iterator[str]:
-    yield from refusals(value.refused)
+    yield from refusals(value.refused, value.audits)
     yield from unavailable(value.failed)
     for audit in value.audits:
         yield from _audit(audit)

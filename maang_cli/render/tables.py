@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import singledispatch
@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from maang_cli.backfill import Backfilled, Compared, Plan
-from maang_cli.checks import Audit
+from maang_cli.checks import Audit, Outcome
 from maang_cli.config import Configuration
 from maang_cli.diff import Differences
 from maang_cli.doctor import Checkup
 from maang_cli.errors import MaangError
-from maang_cli.missing import spans
+from maang_cli.missing import brief_spans, spans
 from maang_cli.pipeline import Cumulated, DayRun, Dropped, Ingested, Initialized, Published, Rows
 from maang_cli.render.lines import (
     ALLOWED,
@@ -123,7 +123,7 @@ def _audit(value: Audit) -> Iterator[RenderableType]:
     others = len(value.results) - len(failing)
     yield f"{others} others passed" if failing else f"all {plural(others, 'check')} passed"
     if len(value.sessions) > 1:
-        yield from map(escape, refusals(value.refused))
+        yield from map(escape, refusals(value.refused, [value]))
     yield from map(escape, remarks(value))
 
 
@@ -159,10 +159,21 @@ def _printable(text: str) -> str:
     return text if text.isprintable() else repr(text)
 
 
-def refusals(refused: Mapping[date, Sequence[str]]) -> Iterator[str]:
-    """Refused sessions with the checks that fail there, a line each."""
+def refusals(refused: Mapping[date, Sequence[str]], audits: Iterable[Audit]) -> Iterator[str]:
+    """Refused sessions, a line for each cause: the checks that fail there, and the tickers, as far as the reports name them."""
+    causes: dict[tuple[str, ...], list[date]] = {}
     for day, names in refused.items():
-        yield f"{day} refused: {', '.join(names)}"
+        causes.setdefault(tuple(names), []).append(day)
+    rows = [row for audit in audits for _, row in audit.rows(Outcome.REFUSED)]
+    for names, days in causes.items():
+        tickers = sorted({row.ticker for row in rows if row.ticker and row.date in days})
+        who = f": {_few(tickers)}" if tickers else ""
+        yield f"refused ({', '.join(names)}): {brief_spans(days)} ({plural(len(days), 'session')}){who}"
+
+
+def _few(tickers: Sequence[str]) -> str:
+    more = f" and {len(tickers) - FEW} more" if len(tickers) > FEW else ""
+    return ", ".join(tickers[:FEW]) + more
 
 
 def _changes(*done: Replaced) -> Table:
@@ -177,7 +188,7 @@ def _day_run(value: DayRun) -> Iterator[RenderableType]:
     yield _changes(value.published.replaced, value.cumulated.replaced)
     yield from map(escape, remarks(value.audit))
     yield from map(escape, revised(value.published.revised))
-    yield from map(escape, refusals(value.audit.refused))
+    yield from map(escape, refusals(value.audit.refused, [value.audit]))
 
 
 @people.register(Plan)
@@ -200,9 +211,7 @@ def _tickers(bars: Mapping[date, frozenset[str]], what: str) -> Iterator[str]:
     for day, tickers in bars.items():
         groups.setdefault(tickers, []).append(day)
     for tickers, days in groups.items():
-        names = sorted(tickers)
-        more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
-        yield f"{what}: {spans(days)} ({plural(len(days), 'session')}): {', '.join(names[:FEW])}{more}"
+        yield f"{what}: {spans(days)} ({plural(len(days), 'session')}): {_few(sorted(tickers))}"
 
 
 @people.register(Backfilled)
@@ -214,7 +223,7 @@ def _backfilled(value: Backfilled) -> Iterator[str | Table]:
         + (f", {len(value.refused)} refused" if value.refused else "")
         + (f", {len(value.failed)} unavailable" if value.failed else "")
     )
-    yield from map(escape, refusals(value.refused))
+    yield from map(escape, refusals(value.refused, value.audits))
     yield from map(escape, unavailable(value.failed))
     for name in value.kept:
         yield escape(f"refused rows are kept in {name}")
@@ -236,9 +245,12 @@ def _compared(value: Compared) -> Iterator[str]:
 
 
 def unavailable(failed: Mapping[date, MaangError]) -> Iterator[str]:
-    """Sessions that the source could not deliver, a line each."""
-    for day, failure in failed.items():
-        yield f"{day} unavailable: {failure.message}"
+    """Sessions that the source could not deliver: the first few, a line each, and the last."""
+    days = list(failed)
+    for day in days[:FEW]:
+        yield f"{day} unavailable: {failed[day].message}"
+    if len(days) > FEW:
+        yield f"and {plural(len(days) - FEW, 'more session')} up to {days[-1]}"
 
 
 @people.register(Status)

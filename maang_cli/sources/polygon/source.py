@@ -293,8 +293,13 @@ class PolygonSource(Source):
             session = _session_before(today - timedelta(days=365 * years - 3))
             try:
                 self._grouped(session, frozenset())
-            except (SourceDenied, NotPublishedYet):
-                return f"{served or 'the plan has no history'}; it does not reach {session}, {years} years ago"
+            except (SourceDenied, NotPublishedYet) as exc:
+                if not served:
+                    raise SourceDenied(
+                        f"the plan has no bars of {session}, {years} years ago, which every plan serves",
+                        hint="check what the key may do, and MAANG_POLYGON_URL",
+                    ) from exc
+                return f"{served}; it does not reach {session}, {years} years ago"
             served = f"the plan reaches back to {session} or earlier"
         return served
 
