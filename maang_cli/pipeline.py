@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from maang_cli import checks, findings, gate, split_table, splits, sql
 from maang_cli import sessions as calendar
@@ -21,8 +21,18 @@ from maang_cli.sources.base import Source
 from maang_cli.split_table import Learned
 from maang_cli.splits import Claims, Split
 from maang_cli.symbols import ALWAYS, Symbols, without
-from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS, Table, staging
-from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, Spans, TableMissing, Warehouse, WouldRevise
+from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS, STORED, Table, staging
+from maang_cli.warehouses.base import (
+    GateFailed,
+    Query,
+    Read,
+    Replaced,
+    Spans,
+    TableMissing,
+    Warehouse,
+    WouldRevise,
+    query_optional,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -170,6 +180,8 @@ class Rows:
     rows: pa.Table
     adjusted: bool = False
     """Whether prices and volumes are on the basis of the newest applied split."""
+    missing: tuple[date, ...] = ()
+    """The requested sessions of which the table has no row. Empty for staging and findings."""
 
 
 def init_tables(warehouse: Warehouse, request: Request, only: Sequence[str] = PARTS) -> Initialized:
@@ -502,30 +514,80 @@ def show(
 ) -> Rows:
     """The request's rows in one of the tables, by date and ticker; all rows of staging, whatever they say.
 
+    Findings include those about whole sessions; if no session is requested, they are those of all sessions.
     `adjusted`: production's, on the basis of the newest applied split.
 
     Raises:
         OutOfOrder: the table does not exist.
         SettingsError: the table's history does not reach back to `as_of`.
     """
-    table = {"production": PRODUCTION, "cumulative": CUMULATIVE, "staging": request.staging}[part]
-    whole = part == "staging"
-    requested = f"date IN ({', '.join(map(sql.day, request.sessions))}) AND ticker IN (SELECT ticker FROM {{tickers}})"
-    columns = ", ".join(column.name for column in table.columns)
-    bounds = None if whole else (request.sessions[0], request.sessions[-1])
-    if adjusted:
-        known = split_table.stored(warehouse, request.tickers, request.sessions[0], EVER)
-        text = adjusted_text(known, request.sessions, requested)
-    else:
-        text = sql.text("table_rows", columns=columns, condition="TRUE" if whole else requested)
+    table = request.staging if part == "staging" else STORED[part]
+    conditions, bounds = [], None
+    if part != "staging":
+        about_all = " OR ticker IS NULL" if part == "findings" else ""
+        conditions = [f"(ticker IN (SELECT ticker FROM {{tickers}}){about_all})"]
+        if request.sessions:
+            conditions.append(f"date IN ({', '.join(map(sql.day, request.sessions))})")
+            bounds = (request.sessions[0], request.sessions[-1])
     try:
-        rows = warehouse.query(Query(text, {"table": Read(table, bounds, as_of)}, request.tickers))
-        return Rows(warehouse.full_name(table), rows, adjusted)
+        rows = stored_rows(warehouse, table, conditions, request.tickers, bounds, as_of, adjusted=adjusted)
     except TableMissing as exc:
         raise _missing(warehouse, request, exc) from exc
+    missing: tuple[date, ...] = ()
+    if part not in {"staging", "findings"}:
+        found = set(rows["date"].unique().to_pylist())
+        missing = tuple(day for day in request.sessions if day not in found)
+    return Rows(warehouse.full_name(table), rows, adjusted, missing)
+
+
+def last_stored(warehouse: Warehouse, request: Request, part: str, as_of: datetime | None = None) -> date:
+    """The last session of which the table has one of the request's tickers.
+
+    Raises:
+        OutOfOrder: the table does not exist, or has none of them.
+    """
+    table = STORED[part]
+    text = "-- The last session.\nSELECT max(date) AS last FROM {table} WHERE ticker IN (SELECT ticker FROM {tickers})"
+    recent = calendar.last_final(datetime.now(UTC)) - timedelta(days=30)
+    for bounds in ((recent, EVER), None):  # usually a few partitions are enough
+        try:
+            rows = warehouse.query(Query(text, {"table": Read(table, bounds, as_of)}, request.tickers))
+        except TableMissing as exc:
+            raise _missing(warehouse, request, exc) from exc
+        if (last := rows["last"][0].as_py()) is not None:
+            return cast("date", last)
+    raise OutOfOrder(
+        f"{warehouse.full_name(table)} has none of these tickers", hint="load the last final session: maang run-day{flags}"
+    )
 
 
 EVER = date(2999, 12, 31)
+
+
+def stored_rows(
+    warehouse: Warehouse,
+    table: Table,
+    conditions: Sequence[str],
+    tickers: Sequence[str],
+    bounds: tuple[date, date] | None,
+    as_of: datetime | None,
+    *,
+    adjusted: bool,
+) -> pa.Table:
+    """A table's rows that fulfil all conditions, by date and ticker. Splits and findings may not exist; they are then empty.
+
+    `tickers`: the relation `{tickers}`, and whose splits adjust the rows. `bounds`: the first and last date.
+
+    Raises:
+        TableMissing: the table does not exist.
+    """
+    condition = " AND ".join(conditions) or "TRUE"
+    if adjusted:
+        first, last = bounds or (calendar.FIRST_DATE, EVER)
+        text = adjusted_text(split_table.stored(warehouse, tickers, first, EVER), (first, last), condition)
+    else:
+        text = sql.text("table_rows", columns=", ".join(column.name for column in table.columns), condition=condition)
+    return query_optional(warehouse, Query(text, {"table": Read(table, bounds, as_of)}, tuple(tickers)), (SPLITS, FINDINGS))
 
 
 def adjusted_text(known: Iterable[Split], sessions: Sequence[date], condition: str) -> str:
@@ -614,7 +676,7 @@ def _staging_changed(how: str) -> StagingChanged:
 
 def _missing(warehouse: Warehouse, request: Request, exc: TableMissing) -> OutOfOrder:
     name = warehouse.full_name(exc.table)
-    if exc.table == request.staging:
+    if request.sessions and exc.table == request.staging:
         return NotStaged(
             f"nothing is staged for {_span(request.sessions)} and these tickers: there is no {name}",
             hint=f"fetch them first: maang ingest {session_flags(request.sessions)}{{flags}}",

@@ -138,6 +138,9 @@ FINDINGS = Table(
 )
 """What the gate and the revisions found. Two findings are the same if they differ in `seen_at` alone."""
 
+STORED = {"production": PRODUCTION, "cumulative": CUMULATIVE, "splits": SPLITS, "findings": FINDINGS}
+"""The tables that stay, by the names that users give them."""
+
 
 def staging(tickers: Iterable[str], sessions: Sequence[date]) -> Table:
     """The staging table of one request, `daily_stock_prices_staging_<first session>[_<last>]_<6 hex of the sorted tickers>`.

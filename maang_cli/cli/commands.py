@@ -2,14 +2,18 @@
 
 import inspect
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from maang_cli import __version__
+from maang_cli.cli import files
 from maang_cli.cli.context import Run
+from maang_cli.cli.files import Format
 from maang_cli.cli.options import DAY, NOT_OFFERED, SessionOptions, SharedOptions, parameters, parse_date, parse_duration, take
 from maang_cli.errors import SettingsError
 
@@ -41,9 +45,15 @@ Accept = Annotated[
 Early = Annotated[
     bool, typer.Option("--early", help="Take a session before it is final (06:00 New York of the next day), as it is then.")
 ]
+As = Annotated[
+    Format | None, typer.Option("--format", help="How the rows are written. [default: as the file's name says, else table]")
+]
+Out = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write CSV or Parquet to this file, all of it or nothing. [default: stdout]")
+]
 
 Part = StrEnum("Part", ["schema", "staging", "production", "cumulative"])
-ShownTable = StrEnum("ShownTable", ["production", "staging", "cumulative"])
+ShownTable = StrEnum("ShownTable", ["production", "staging", "cumulative", "findings"])
 ComparedTable = StrEnum("ComparedTable", ["production", "cumulative"])
 
 
@@ -182,19 +192,48 @@ def show(
         ),
     ] = None,
     adjusted: Annotated[bool, typer.Option("--adjusted", help="Show prices and volumes on the newest split's basis.")] = False,
+    format: As = None,
+    out: Out = None,
 ) -> None:
     """Show the sessions' rows, as they are now or as they were at an earlier time.
+
+    Without dates: the last stored session, or all findings.
 
     Production holds prices as traded. --adjusted shows them on the basis of the newest split.
 
     Example: `maang show --date 2025-10-14 --table cumulative --json`
     """
-    from maang_cli import pipeline
+    from maang_cli import pipeline, reading, render
 
-    request, instant = run.request(select), _instant(as_of)
+    to = files.target(format, out, as_json=run.options.json)
+    request = run.request(select, required=table is ShownTable.staging)
+    instant = None if as_of is None else reading.parse_instant(as_of)
     if adjusted and table is not ShownTable.production:
         raise SettingsError(f"--adjusted shows production, not {table.value}", hint="leave out --table, or --adjusted")
-    run.finish(pipeline.show(run.warehouse, request, table.value, instant, adjusted=adjusted))
+    if not request.sessions and table is not ShownTable.findings:
+        request = replace(request, sessions=(pipeline.last_stored(run.warehouse, request, table.value, instant),))
+        run.reply.sessions = request.sessions
+    shown = pipeline.show(run.warehouse, request, table.value, instant, adjusted=adjusted)
+    run.deliver(shown, to)
+    if shown.missing:
+        run.progress.say(run.options.fill_in(render.not_stored(shown, earlier=instant is not None)))
+
+
+@command("sql", EVERYDAY, without=["tickers", "allow_missing", "ok_if_no_session"])
+def sql(
+    run: Run,
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="One SELECT, in the SQL of the warehouse (local: DuckDB).")],
+    format: As = None,
+    out: Out = None,
+) -> None:
+    """Query the tables production, cumulative, splits and findings. Nothing can be changed.
+
+    Example: `maang sql "SELECT ticker, max(close) FROM production GROUP BY ticker"`
+    """
+    from maang_cli import reading
+
+    to = files.target(format, out, as_json=run.options.json)
+    run.deliver(reading.select(run.warehouse, query), to)
 
 
 @command("init-tables", STEPS, without=["allow_missing"])
@@ -397,15 +436,3 @@ def callback(
 
     Example: `maang run-day --date 2025-10-14 --source sample`
     """
-
-
-def _instant(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError as exc:
-        raise SettingsError(
-            f"{text[:40]!r} is not a timestamp", hint="give --as-of as ISO 8601, such as 2025-10-15T06:00:00-04:00"
-        ) from exc
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

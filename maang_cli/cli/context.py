@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
+from maang_cli.cli.files import Format, write
 from maang_cli.errors import GateRefused, MaangError, NoSession, SettingsError
 from maang_cli.sources import SOURCES, open_source
 from maang_cli.warehouses import WAREHOUSES
@@ -18,9 +19,11 @@ from maang_cli.warehouses import WAREHOUSES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from maang_cli.cli.files import Target
     from maang_cli.cli.options import SessionOptions, SharedOptions
     from maang_cli.cli.reply import Reply
-    from maang_cli.pipeline import Request
+    from maang_cli.pipeline import Request, Rows
+    from maang_cli.reading import Selected
     from maang_cli.settings import Settings
     from maang_cli.sources.base import Source
     from maang_cli.warehouses.base import Warehouse
@@ -113,11 +116,25 @@ class Run:
         if error is not None:
             raise error
 
+    def deliver(self, result: Rows | Selected, to: Target) -> None:
+        """Show the command's rows, or write them as a file has them."""
+        if to.format is Format.table:
+            self.finish(result)
+            return
+        self.progress.end()
+        write(result.rows, to, self.reply)
+        if to.path is not None:
+            from maang_cli.render import plural
+
+            self.progress.say(f"{plural(result.rows.num_rows, 'row')} written to {to.path}")
+
     def _stop(self) -> None:
         """Leave the terminal and the warehouse in order, because this process is about to end. Another thread calls it."""
         self.progress.end()
         if opened := vars(self).get("warehouse"):  # without opening it
             opened.cancel()
+        if self.reply.unfinished:
+            self.reply.unfinished.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         _log_to_stderr(verbose=self.options.verbose, quiet=self.options.quiet)

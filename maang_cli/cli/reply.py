@@ -5,8 +5,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 from maang_cli.errors import ExitCode
@@ -27,6 +28,8 @@ class Reply:
         """Whether a failure is reported to MAANG_NOTIFY."""
         self.stop: Callable[[], None] = lambda: None
         """Stops what the terminal shows and what runs in the warehouse; a signal calls it."""
+        self.unfinished: Path | None = None
+        """A file that is being written. A signal removes it."""
         self.lock = threading.Lock()
         """Whoever holds it may write the last word."""
         self.exit_code: int | None = None
@@ -41,6 +44,13 @@ class Reply:
             from maang_cli import render
 
             render.result(value)
+
+    def write(self, data: bytes) -> None:
+        """The command's result, as a file has it."""
+        sys.stdout.flush()
+        with sys.stdout.losing() if isinstance(sys.stdout, Stream) else nullcontext():
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
 
     def end(self, code: int, message: str = "", hint: str = "") -> int:
         """The last word: the document in JSON, if a command was carried out or failed, and the error. Returns the exit code."""
@@ -95,16 +105,17 @@ class Stream(io.TextIOWrapper):
         super().__init__(stream.detach(), stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
 
     def write(self, text: str) -> int:
-        with self._losing():
+        with self.losing():
             super().write(text)
         return len(text)
 
     def flush(self) -> None:
-        with self._losing():
+        with self.losing():
             super().flush()
 
     @contextmanager
-    def _losing(self) -> Iterator[None]:
+    def losing(self) -> Iterator[None]:
+        """What can't be written inside the block is lost."""
         try:
             yield
         except OSError as exc:

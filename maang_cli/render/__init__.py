@@ -4,12 +4,12 @@ import sys
 
 from rich.text import Text
 
-from maang_cli.render.lines import cost, line, reused
+from maang_cli.render.lines import cost, line, not_stored, plural, reused
 from maang_cli.render.message import message
 from maang_cli.render.progress import ProgressDisplay, console
 from maang_cli.render.tables import Maintained, people
 
-__all__ = ["Maintained", "ProgressDisplay", "cost", "error", "line", "message", "result", "reused"]
+__all__ = ["Maintained", "ProgressDisplay", "cost", "error", "line", "message", "not_stored", "plural", "result", "reused"]
 
 
 def error(message: str, hint: str) -> None:

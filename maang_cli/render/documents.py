@@ -5,6 +5,7 @@ from dataclasses import asdict
 from datetime import date, datetime
 from decimal import Decimal
 from functools import singledispatch
+from math import isfinite
 from typing import Any
 
 from maang_cli.backfill import Backfilled, Compared, Plan
@@ -15,6 +16,7 @@ from maang_cli.doctor import Checkup
 from maang_cli.errors import MaangError, NoSession
 from maang_cli.missing import StaleWindows
 from maang_cli.pipeline import Cumulated, DayRun, Published, Request, Rows
+from maang_cli.reading import Selected
 from maang_cli.sessions import final_at
 from maang_cli.status import Latency, Status
 
@@ -198,7 +200,24 @@ def _latency(value: Latency) -> dict[str, Any]:
 
 @document.register(Rows)
 def _rows(value: Rows) -> dict[str, Any]:
-    return {"table": value.table, "rows": value.rows.to_pylist(), "adjusted": value.adjusted}
+    return {"table": value.table, "rows": value.rows.to_pylist(), "adjusted": value.adjusted, "missing": value.missing}
+
+
+@document.register(Selected)
+def _selected(value: Selected) -> dict[str, Any]:
+    rows = [{name: _in_json(cell) for name, cell in row.items()} for row in value.rows.to_pylist()]
+    return {"columns": value.rows.column_names, "rows": rows}
+
+
+def _in_json(value: object) -> object:
+    """A value of a user's query, which may have any type."""
+    if isinstance(value, dict):
+        return {str(name): _in_json(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return list(map(_in_json, value))
+    if value is None or isinstance(value, bool | int | str | Decimal | date):  # a datetime is a date
+        return value
+    return value if isinstance(value, float) and isfinite(value) else str(value)
 
 
 def _refused(refused: Mapping[date, Sequence[str]]) -> list[dict[str, Any]]:

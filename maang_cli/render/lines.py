@@ -1,6 +1,6 @@
 """Results in one line each."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from functools import singledispatch
@@ -8,7 +8,8 @@ from functools import singledispatch
 from maang_cli.backfill import BackfillProgress, Plan
 from maang_cli.checks import Audit, FailingRow, Outcome
 from maang_cli.diff import ChangedCell, Differences
-from maang_cli.pipeline import THE_SCHEMA, Cumulated, Dropped, Ingested, Initialized, Published, Request
+from maang_cli.missing import spans
+from maang_cli.pipeline import THE_SCHEMA, Cumulated, Dropped, Ingested, Initialized, Published, Request, Rows
 from maang_cli.splits import Split
 from maang_cli.status import Latency
 from maang_cli.warehouses.base import Replaced
@@ -138,11 +139,30 @@ def cell(value: object) -> str:
     return str(value)
 
 
+def sparkline(values: Sequence[Decimal] | None) -> str:
+    """The values as bars from the lowest to the highest."""
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    return "".join(
+        BARS[int((value - low) * (len(BARS) - 1) / (high - low)) if high > low else len(BARS) // 2] for value in values
+    )
+
+
 def universe(request: Request) -> str:
     """Of which tickers a result speaks."""
     entries = list(map(request.symbols.entry, request.tickers))
     more = f" and {len(entries) - FEW} more" if len(entries) > FEW else ""
     return f"universe: {plural(len(entries), 'ticker')} ({', '.join(entries[:FEW])}{more})"
+
+
+def not_stored(rows: Rows, *, earlier: bool) -> str:
+    """Which of the sessions have no row, and the command that loads them. `earlier`: the table as it was then."""
+    days = rows.missing
+    if earlier:
+        return f"note: {spans(days)}: not in {rows.table} at that time"
+    command = f"run-day --date {days[0]}" if len(days) == 1 else f"backfill --from {days[0]} --to {days[-1]}"
+    return f"note: {spans(days)}: not in {rows.table}; load it: maang {command}{{flags}}"
 
 
 def split_line(split: Split) -> str:
@@ -220,6 +240,7 @@ def _remark(name: str, checks: Iterable[str], days: int) -> str:
     return f"{name} ({', '.join(details)})" if details else name
 
 
+BARS = "▁▂▃▄▅▆▇█"
 FEW = 10
 """How many tickers are named of what may be thousands."""
 FEW_CELLS = 20

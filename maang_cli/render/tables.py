@@ -8,8 +8,8 @@ from datetime import date
 from functools import singledispatch
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +21,7 @@ from maang_cli.doctor import Checkup
 from maang_cli.errors import MaangError
 from maang_cli.missing import brief_spans, spans
 from maang_cli.pipeline import Cumulated, DayRun, Dropped, Ingested, Initialized, Published, Rows
+from maang_cli.reading import Selected
 from maang_cli.render.lines import (
     ALLOWED,
     EARLY,
@@ -35,6 +36,7 @@ from maang_cli.render.lines import (
     line,
     plural,
     remarks,
+    sparkline,
     split_line,
     universe,
 )
@@ -45,7 +47,7 @@ from maang_cli.warehouses.base import Cleanup, Replaced
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
 
 
 @dataclass(frozen=True)
@@ -352,27 +354,79 @@ def _maintained(value: Maintained) -> Iterator[str | Table]:
         yield "nothing to do: there are no tables"
 
 
+@people.register(Selected)
+def _selected(value: Selected) -> Iterator[RenderableType]:
+    if value.rows.num_rows:
+        yield _Rows(value.rows)
+    yield plural(value.rows.num_rows, "row")
+
+
 @people.register(Rows)
 def _rows(value: Rows) -> Iterator[RenderableType]:
-    yield _Rows(value.rows)
+    if value.rows.num_rows:
+        yield _Rows(value.rows)
     basis = ", on the basis of the newest split" if value.adjusted else ""
     yield f"{plural(value.rows.num_rows, 'row')} of {escape(value.table)}{basis}"
 
 
 class _Rows:
-    """Rows as a table if it fits, otherwise one record a row: no value is cut."""
+    """Rows as a table, one line a row; columns that don't fit are left out (docs/tables.md). A narrow terminal gets records."""
 
     def __init__(self, rows: pa.Table) -> None:
-        self._rows = rows.to_pylist()
-        self._table = _table(*rows.column_names)
-        for row in self._rows:
-            self._table.add_row(*(Text(cell(value)) for value in row.values()))
+        self._schema = rows.schema
+        self._cells = {name: list(map(cell, rows[name].to_pylist())) for name in rows.column_names}
+        self._sparklines = list(map(sparkline, rows[CLOSES].to_pylist())) if CLOSES in self._cells else None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if Measurement.get(console, options.update(max_width=10_000), self._table).maximum <= options.max_width:
-            yield self._table
-        else:
-            yield from map(_record, self._rows)
+        columns = dict(self._cells)
+        if self._sparklines is not None and not options.ascii_only:
+            keys = {name: columns.pop(name) for name in KEY}
+            columns = keys | {"closes": self._sparklines} | columns
+        widths = {name: max(map(cell_len, (name, *"\n".join(cells).split("\n")))) for name, cells in columns.items()}
+        numbers = {field.name for field in self._schema if _is(field, "decimal", "int", "uint", "double", "float")}
+        folds = {field.name for field in self._schema if _is(field, "string") and widths[field.name] > FOLDED_WIDTH}
+
+        def width() -> int:
+            return sum(FOLDED_WIDTH if name in folds else widths[name] for name in columns) + 2 * (len(columns) - 1)
+
+        if width() > options.max_width < RECORDS_WIDTH:
+            yield from (_record(dict(zip(self._cells, row, strict=True))) for row in zip(*self._cells.values(), strict=True))
+            return
+        left_out = set()
+        for name in _leave_first(self._schema):
+            if width() <= options.max_width:
+                break
+            left_out.add(name)
+            del columns[name]
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for name in columns:
+            justify: JustifyMethod = "right" if name in numbers else "left"
+            table.add_column(name, justify=justify, no_wrap=name not in folds, overflow="fold")
+        for row in zip(*columns.values(), strict=True):
+            table.add_row(*map(Text, row))
+        yield table
+        if left_out:
+            names = ", ".join(name for name in self._cells if name in left_out)
+            yield Text(f"no room for {names}; --format csv has all columns", style="dim")
+
+
+KEY = ("ticker", "date")
+CLOSES = "last_7_days_close"
+FOLDED_WIDTH = 24
+"""A text that is wider is folded before a column is left out."""
+RECORDS_WIDTH = 60
+"""A narrower terminal has no room for rows."""
+
+
+def _leave_first(schema: pa.Schema) -> list[str]:
+    """The columns in the order in which they are left out: lists, then times, then the others; of each the last one first."""
+    rest = [field for field in reversed(schema) if field.name not in (*KEY, "found")]
+    return [field.name for field in sorted(rest, key=lambda field: (not _is(field, "list"), not _is(field, "timestamp")))]
+
+
+def _is(field: pa.Field, *kinds: str) -> bool:
+    """Whether the name of its type begins with one of these. So this module, which every command imports, needs no PyArrow."""
+    return str(field.type).startswith(kinds)
 
 
 def _record(row: dict[str, object]) -> Table:

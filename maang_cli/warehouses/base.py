@@ -224,6 +224,14 @@ class Warehouse(Protocol):
             TableMissing: one of the tables that it reads does not exist.
         """
 
+    def select(self, text: str, tables: Mapping[str, Query]) -> pa.Table:
+        """The rows of a user's query, in the warehouse's own SQL, which knows these queries as tables. It can't change anything.
+
+        Raises:
+            SettingsError, WarehouseDenied: it is not one query, or a wrong one; the message is the engine's.
+            TableMissing: one of the tables that `tables` read does not exist.
+        """
+
     def replace(
         self, table: Table, query: Query, sessions: Sequence[date], refuse_if: Query | None = None, *, revise: bool = True
     ) -> Replaced:

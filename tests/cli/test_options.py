@@ -23,7 +23,7 @@ from tests.conftest import Maang
 from tests.polygon_server import PolygonServer, row
 
 PANELS = {
-    "Everyday": ["run-day", "backfill", "status", "show"],
+    "Everyday": ["run-day", "backfill", "status", "show", "sql"],
     "Steps of a day": ["init-tables", "ingest", "check", "promote", "cumulate", "drop-staging"],
     "Inspect": ["diff", "plan", "config", "doctor"],
     "Maintain": ["splits", "maintain"],
@@ -38,7 +38,8 @@ OWN = {
     "backfill": {"--refetch", "--early", "--accept", "--dry-run", "--yes", "-y"},
     "diff": {"--table"},
     "plan": {"--refetch"},
-    "show": {"--table", "--as-of", "--adjusted"},
+    "show": {"--table", "--as-of", "--adjusted", "--format", "--out"},
+    "sql": {"--format", "--out"},
     "splits": {"--add", "--ignore", "--clear"},
     "init-tables": {"--only"},
 }
@@ -46,6 +47,7 @@ MEANINGLESS = {
     "status": {"--ok-if-no-session"},
     "plan": {"--ok-if-no-session"},
     "show": {"--allow-missing", "--ok-if-no-session"},
+    "sql": {"--allow-missing", "--ok-if-no-session", "--tickers", *SESSIONS},
     "init-tables": {"--allow-missing"},
     "ingest": {"--allow-missing"},
     "drop-staging": {"--allow-missing"},
@@ -187,7 +189,7 @@ def test_help_groups_the_commands_in_this_order(maang: Maang) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_groups_its_options_in_this_order(maang: Maang, command: str) -> None:
     found = panels(maang(command, "--help").out)
-    assert list(found) == ["Options", "Settings", "Output"]
+    assert list(found) == [*(["Arguments"] if command == "sql" else []), "Options", "Settings", "Output"]
     assert set(found["Settings"]) == offered(command) & SETTINGS
     assert {option for options in found.values() for option in options} == {each for each in offered(command) if each[1] == "-"}
 
@@ -237,7 +239,7 @@ def test_example_of_every_command_works(maang: Maang) -> None:
         assert shown.code == 0
         example = re.search(r"Example: maang (.*)", shown.out)
         assert example, command
-        argv = example[1].split()
+        argv = shlex.split(example[1])
         assert argv[0] == command
         assert maang(*argv, *SAMPLE).code == 0, command
 

@@ -36,7 +36,8 @@ RESULTS: dict[str, tuple[Sequence[str], Sequence[str], set[str]]] = {
     "diff": (TWO_DAYS, [DAY, NEXT_DAY], {"table", "new", "changed", "removed", "cells"}),
     "promote": (TWO_DAYS, [DAY, NEXT_DAY], CHANGES | {"refused", "allowed", "held", "revised"}),
     "cumulate": (TWO_DAYS, [DAY, NEXT_DAY], CHANGES | {"missing"}),
-    "show": (["--from", DAY, "--to", NEXT_DAY], [DAY, NEXT_DAY], {"table", "rows", "adjusted"}),
+    "show": (["--from", DAY, "--to", NEXT_DAY], [DAY, NEXT_DAY], {"table", "rows", "adjusted", "missing"}),
+    "sql": (["SELECT count(*) FROM production"], [], {"columns", "rows"}),
     "drop-staging": (TWO_DAYS, [DAY, NEXT_DAY], {"staging", "dropped", "refused"}),
     "run-day": (ON_DAY, [DAY], {"ingest", "check", "promote", "cumulate"}),
     "plan": (

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 import pytest
 
-from maang_cli.errors import CommitLost, SettingsError, TableMismatch
+from maang_cli.errors import CommitLost, MaangError, SettingsError, TableMismatch
 from maang_cli.gate import publish_query
 from maang_cli.tables import CUMULATIVE, FETCHED_COLUMNS, PRODUCTION, Column, Table, staging
 from maang_cli.warehouses.base import GateFailed, Query, Read, Replaced, TableMissing, Warehouse
@@ -309,6 +309,58 @@ def test_replace_leaves_rows_that_are_outside_the_spans(production: Warehouse) -
     production.stage(STAGING, staged([]))
     assert counts(production.replace(PRODUCTION, query, [TUESDAY, WEDNESDAY])) == (0, 0, 2, 0)
     assert [(row["ticker"], row["date"]) for row in content(production)] == [("META", TUESDAY)]
+
+
+# A user's query
+
+
+BY_CLOSE = {"production": Query("SELECT ticker, date, close FROM {it}", {"it": Read(PRODUCTION)})}
+
+
+def test_select_answers_a_users_query_in_its_order(production: Warehouse) -> None:
+    publish(production, *(bar(f"T{n}", TUESDAY, close=Decimal(price)) for n, price in enumerate(("10.10", "10.30", "10.20"))))
+    text = "SELECT ticker, close FROM production WHERE date = DATE '2025-10-14' ORDER BY close DESC LIMIT 2 -- the highest"
+    rows = production.select(text, BY_CLOSE).to_pylist()
+    assert rows == [{"ticker": "T1", "close": Decimal("10.30")}, {"ticker": "T2", "close": Decimal("10.20")}]
+    nested = "WITH p AS (SELECT * FROM production) SELECT count(*) AS n FROM p AS a JOIN p AS b ON a.ticker = b.ticker"
+    assert production.select(nested, BY_CLOSE).to_pylist() == [{"n": 3}]
+    assert production.select("SELECT '{it}' AS text", {}).to_pylist() == [{"text": "{it}"}]
+
+
+def test_select_carries_out_nothing_but_one_query(production: Warehouse) -> None:
+    publish(production, bar("META", TUESDAY))
+    name = production.full_name(PRODUCTION)
+    before = content(production)
+    for text in (
+        f"DROP TABLE {name}",
+        f"DELETE FROM {name}",
+        f"INSERT INTO {name} SELECT * FROM {name}",
+        f"SELECT 1; DROP TABLE {name}",
+        f"SELECT 1); DROP TABLE {name}; (SELECT 1",
+        f"SELECT 1) INSERT INTO {name} (SELECT * FROM {name}",
+        "CREATE TABLE mine AS SELECT 1",
+        "SET a = 1",
+        "",
+    ):
+        with pytest.raises(MaangError) as caught:
+            production.select(text, BY_CLOSE)
+        assert caught.value.exit_code == 2, text
+    assert content(production) == before
+    assert production.tables() == sorted([PRODUCTION.name, STAGING.name])
+
+
+def test_select_reports_what_is_wrong_with_a_query(production: Warehouse) -> None:
+    for text, word in (
+        ("SELECT clsoe FROM production", "clsoe"),
+        ("SELECT * FROM nowhere", "nowhere"),
+        ("SELECT (1", r"(?i)syntax"),
+    ):
+        with pytest.raises(MaangError, match=word) as caught:
+            production.select(text, BY_CLOSE)
+        assert caught.value.exit_code == 2, text
+    missing = {"cumulative": Query("SELECT * FROM {it}", {"it": Read(CUMULATIVE)})}
+    with pytest.raises(TableMissing, match=CUMULATIVE.name):
+        production.select("SELECT * FROM cumulative", missing)
 
 
 def test_table_can_be_read_as_of_an_earlier_time(warehouse: Warehouse) -> None:

@@ -198,7 +198,19 @@ class DatabricksWarehouse:
                 f"{self.full_name(tables[0])} has no history as of {times}",
                 hint=f"give --as-of a later time, at most 7 days ago; DESCRIBE HISTORY {self.full_name(tables[0])} lists them",
             ) from exc
-        return rows.cast(pa.schema([pa.field(f.name, plain(f.type)) for f in rows.schema]))
+        return _plain(rows)
+
+    def select(self, text: str, tables: Mapping[str, Query]) -> pa.Table:
+        # In parentheses, so that only a query can be here. It is not a subquery, which might lose its order.
+        named = ",\n".join(f"{name} AS (\n{self._filled(query)}\n)" for name, query in tables.items())
+        statement = f"WITH {named}\n(\n{text}\n)" if named else f"(\n{text}\n)"
+        try:
+            return _plain(self.connection.run(statement, expect=(Missing,)))
+        except Missing as exc:
+            read = [table for query in tables.values() for table in query.tables]
+            if (table := _named(exc, read)) is None:
+                raise SettingsError(exc.error.message, hint="docs/tables.md lists the tables and their columns") from exc
+            raise TableMissing(table) from exc
 
     def replace(
         self, table: Table, query: Query, sessions: Sequence[date], refuse_if: Query | None = None, *, revise: bool = True
@@ -348,8 +360,7 @@ class DatabricksWarehouse:
             raise table_mismatch(self.full_name(table), table, lines)
 
     def _missing(self, exc: Missing, tables: Sequence[Table]) -> TableMissing:
-        named = (table for table in tables if re.search(rf"[`.]{table.name}(`|\b)(?!_)", str(exc)))
-        return TableMissing(next(named, tables[0]))
+        return TableMissing(_named(exc, tables) or tables[0])
 
     def _explain(self, exc: Unfit, tables: Sequence[Table]) -> NoReturn:
         """Raise why a statement does not fit the tables: one of them has other columns; otherwise the warehouse's own error."""
@@ -358,6 +369,15 @@ class DatabricksWarehouse:
             if found is not None:
                 self._must_fit(table, found)
         raise exc.error from exc
+
+
+def _named(exc: Missing, tables: Sequence[Table]) -> Table | None:
+    """The first of these tables that the warehouse's message names."""
+    return next((table for table in tables if re.search(rf"[`.]{table.name}(`|\b)(?!_)", str(exc))), None)
+
+
+def _plain(rows: pa.Table) -> pa.Table:
+    return rows.cast(pa.schema([pa.field(f.name, plain(f.type)) for f in rows.schema]))
 
 
 def no_volume(rows: int) -> SettingsError:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import duckdb
 
-from maang_cli.errors import MaangError, WarehouseDenied, WarehouseFailed
+from maang_cli.errors import MaangError, SettingsError, WarehouseDenied, WarehouseFailed
 
 
 class FileGone(WarehouseFailed):
@@ -43,6 +43,12 @@ def translated(root: Path) -> Iterator[None]:
     except duckdb.IOException as exc:
         gone = "No files found" in str(exc) or "No such file" in str(exc)
         raise (_gone(root, exc) if gone else _disk_error(root, OSError(_first_line(exc)))) from exc
+
+
+def wrong_query(exc: duckdb.Error) -> SettingsError:
+    """The error of a user's query that DuckDB does not understand, or can't carry out."""
+    said = " ".join(str(exc).partition("\nLINE ")[0].split())
+    return SettingsError(said, hint="docs/tables.md lists the tables and their columns")
 
 
 def is_busy(exc: Exception) -> bool:
