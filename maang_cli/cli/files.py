@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import io
 import os
-import secrets
-import shutil
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -67,7 +64,7 @@ def write(rows: pa.Table, to: Target, reply: Reply) -> None:
     if to.path is None:
         reply.write(data)
         return
-    reply.unfinished = part = to.path.with_name(f".maang-{secrets.token_hex(4)}.part")
+    reply.unfinished = part = to.path.with_name(f".maang-{os.urandom(4).hex()}.part")
     try:
         try:
             with part.open("xb") as file:
@@ -75,7 +72,7 @@ def write(rows: pa.Table, to: Target, reply: Reply) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             with suppress(FileNotFoundError):
-                shutil.copymode(to.path, part)
+                part.chmod(to.path.stat().st_mode & 0o777)
             part.replace(to.path)
         finally:
             with suppress(OSError):
@@ -89,6 +86,8 @@ def write(rows: pa.Table, to: Target, reply: Reply) -> None:
 
 def as_csv(rows: pa.Table) -> bytes:
     """UTF-8 with a header. NULL is empty; times are ISO 8601 in UTC; spaces separate the values of a list."""
+    import csv
+
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows.column_names)
@@ -101,13 +100,12 @@ def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     import pyarrow.compute as pc
 
     kind = column.type
-    if pa.types.is_timestamp(kind):
-        return pc.strftime(column, f"%Y-%m-%dT%H:%M:%S{'Z' if kind.tz else ''}")
-    if pa.types.is_list(kind) and not pa.types.is_nested(kind.value_type):
-        return pc.binary_join(column.cast(pa.list_(pa.string())), " ")
-    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or kind == pa.month_day_nano_interval():
-        return pa.chunked_array([pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())])
-    return column.cast(pa.string())
+    try:
+        if pa.types.is_timestamp(kind):
+            return pc.strftime(column, f"%Y-%m-%dT%H:%M:%S{'Z' if kind.tz else ''}")
+        return pc.binary_join(column.cast(pa.list_(pa.string())), " ") if pa.types.is_list(kind) else column.cast(pa.string())
+    except pa.ArrowException:  # a user's query may return a type that Arrow can't write
+        return pa.chunked_array([[None if value is None else str(value) for value in column.to_pylist()]], pa.string())
 
 
 def as_parquet(rows: pa.Table) -> bytes:

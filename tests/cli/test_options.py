@@ -63,7 +63,8 @@ MEANINGLESS = {
 def offered(command: str) -> set[str]:
     """The options that a command accepts."""
     group: Any = typer.main.get_command(app)
-    return {option for parameter in group.commands[command].params for option in parameter.opts} | {"--help", "-h"}
+    options = {option for parameter in group.commands[command].params for option in parameter.opts if option[0] == "-"}
+    return options | {"--help", "-h"}
 
 
 # Dates and timestamps

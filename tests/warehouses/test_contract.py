@@ -350,11 +350,8 @@ def test_select_carries_out_nothing_but_one_query(production: Warehouse) -> None
 
 
 def test_select_reports_what_is_wrong_with_a_query(production: Warehouse) -> None:
-    for text, word in (
-        ("SELECT clsoe FROM production", "clsoe"),
-        ("SELECT * FROM nowhere", "nowhere"),
-        ("SELECT (1", r"(?i)syntax"),
-    ):
+    wrong = {"SELECT clsoe FROM production": "clsoe", "SELECT * FROM nowhere": "nowhere", "SELECT (1": r"(?i)syntax"}
+    for text, word in wrong.items():
         with pytest.raises(MaangError, match=word) as caught:
             production.select(text, BY_CLOSE)
         assert caught.value.exit_code == 2, text
