@@ -9,7 +9,7 @@ from contextlib import closing
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
@@ -18,11 +18,16 @@ import maang_cli
 from maang_cli import reading
 from maang_cli.errors import OutOfOrder, SettingsError, WarehouseDenied
 from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS
+from maang_cli.warehouses import WAREHOUSES
 from maang_cli.warehouses.base import Warehouse
 from maang_cli.warehouses.local.retention import Retention
 from maang_cli.warehouses.local.warehouse import LocalWarehouse
+from tests import settings
 from tests.conftest import Maang
 from tests.warehouses.conftest import MONDAY, TUESDAY, WEDNESDAY, bar, publish
+
+if TYPE_CHECKING:
+    from tests.warehouses.databricks.server import StandIn
 
 DAYS = (MONDAY, TUESDAY, WEDNESDAY)
 
@@ -189,3 +194,25 @@ def test_query_can_be_followed_by_other_verbs(warehouse: Warehouse) -> None:
     assert publish(warehouse, bar("META", TUESDAY, close=Decimal("10.99"))).updated == 1
     found = reading.select(warehouse, "SELECT max(close) AS most FROM production").rows.to_pylist()
     assert found == [{"most": Decimal("10.99")}]
+
+
+def test_read_and_sql_on_databricks(databricks: StandIn, maang: Maang) -> None:
+    chosen = settings.load()
+    with closing(WAREHOUSES["databricks"].open(chosen, "")) as warehouse:
+        warehouse.create(PRODUCTION)
+        publish(warehouse, *(bar(ticker, day, close=Decimal("88.46")) for ticker in ("META", "NFLX") for day in DAYS))
+        found = reading.select(
+            warehouse, "SELECT close, close FROM production, splits RIGHT JOIN (SELECT 1) ON TRUE LIMIT 1;"
+        ).rows
+        assert found.column_names == ["close", "close_1"]
+    rows = maang_cli.read(tickers="META", first=TUESDAY, floats=True)
+    assert (keys(rows), set(rows["close"].to_pylist())) == ([("META", TUESDAY), ("META", WEDNESDAY)], {88.46})
+    assert maang_cli.read(adjusted=True)["close"].type == pa.decimal128(10, 2)
+    assert maang_cli.read("findings").num_rows == 0
+    shown = maang("show", "--json").document
+    assert shown["sessions"] == [WEDNESDAY.isoformat()]
+    assert maang("sql", "SELECT count(*) AS n FROM production", "--format", "csv").out == "n\n6\n"
+    for text in ("SELECT clsoe FROM production", "DROP TABLE production", "SELECT 1) UNION (INSERT INTO production"):
+        done = maang("sql", text)
+        assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 2), done
+        assert databricks.environment["DATABRICKS_TOKEN"] not in done.err

@@ -683,7 +683,7 @@ def test_dumb_terminal_gets_no_codes(polygon: PolygonServer) -> None:
 
 def test_values_stay_whole_on_a_narrow_terminal(maang: Maang) -> None:
     assert maang("run-day", *ON_DAY, *SAMPLE, "--tickers", "META").code == 0
-    code, written = on_terminal("show", *ON_DAY, *SAMPLE, "--tickers", "META", "-q", columns=80, NO_COLOR="1")
+    code, written = on_terminal("show", *ON_DAY, *SAMPLE, "--tickers", "META", "-q", columns=59, NO_COLOR="1")
     assert code == 0
     for value in ("META", DAY, "333.00", "335.90", "330.23", "334.17", "16724100", "333.43", "183781"):
         assert value in written

@@ -7,6 +7,7 @@ import io
 import signal
 from collections.abc import Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -80,6 +81,14 @@ def test_session_that_is_not_stored_is_named_with_the_command_that_loads_it(
     assert maang(*command.split()[1:], *SAMPLE).code == 0
     again = maang("show", *argv, *SAMPLE)
     assert "load it" not in again.err
+
+
+def test_show_as_of_an_earlier_time_has_the_sessions_of_that_time(maang: Maang) -> None:
+    then = datetime.now(UTC).isoformat()
+    assert maang("run-day", "--date", NEXT, *SAMPLE).code == 0
+    assert maang("show", "--as-of", then, *SAMPLE, "--json").document["sessions"] == [DAY]
+    done = maang("show", "--date", NEXT, "--as-of", then, *SAMPLE)
+    assert done.err.endswith(f"note: {NEXT}: not in maang_sample.daily_stock_prices at that time\n")
 
 
 def test_findings_are_shown_with_and_without_dates(maang: Maang, polygon: PolygonServer) -> None:
