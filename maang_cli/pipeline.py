@@ -41,6 +41,7 @@ log = logging.getLogger("maang")
 
 FOLLOWS = "follows from"
 """In the text of a jump that an earlier one explains."""
+LOAD = "load the last final session: maang run-day{flags}"
 FEW_TICKERS = 3
 """As many tickers are named in a hint."""
 SCHEMA = "schema"
@@ -553,12 +554,10 @@ def last_stored(warehouse: Warehouse, request: Request, part: str, as_of: dateti
         try:
             rows = warehouse.query(Query(text, {"table": Read(table, bounds, as_of)}, request.tickers))
         except TableMissing as exc:
-            raise _missing(warehouse, request, exc) from exc
+            raise OutOfOrder(f"there is no table {warehouse.full_name(table)}", hint=LOAD) from exc
         if (last := rows["last"][0].as_py()) is not None:
             return cast("date", last)
-    raise OutOfOrder(
-        f"{warehouse.full_name(table)} has none of these tickers", hint="load the last final session: maang run-day{flags}"
-    )
+    raise OutOfOrder(f"{warehouse.full_name(table)} has none of these tickers", hint=LOAD)
 
 
 EVER = date(2999, 12, 31)
