@@ -364,7 +364,7 @@ def _selected(value: Selected) -> Iterator[RenderableType]:
 @people.register(Rows)
 def _rows(value: Rows) -> Iterator[RenderableType]:
     if value.rows.num_rows:
-        yield _Rows(value.rows)
+        yield _Rows(value.rows, draw_closes=CLOSES in value.rows.column_names)
     basis = ", on the basis of the newest split" if value.adjusted else ""
     yield f"{plural(value.rows.num_rows, 'row')} of {escape(value.table)}{basis}"
 
@@ -372,16 +372,14 @@ def _rows(value: Rows) -> Iterator[RenderableType]:
 class _Rows:
     """Rows as a table, one line a row; columns that don't fit are left out (docs/tables.md). A narrow terminal gets records."""
 
-    def __init__(self, rows: pa.Table) -> None:
+    def __init__(self, rows: pa.Table, *, draw_closes: bool = False) -> None:
         self._schema = rows.schema
         self._cells = {name: list(map(cell, rows[name].to_pylist())) for name in rows.column_names}
-        self._sparklines = list(map(sparkline, rows[CLOSES].to_pylist())) if CLOSES in self._cells else None
+        self._drawn = {"closes": list(map(sparkline, rows[CLOSES].to_pylist()))} if draw_closes else {}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        columns = dict(self._cells)
-        if self._sparklines is not None and not options.ascii_only:
-            keys = {name: columns.pop(name) for name in KEY}
-            columns = keys | {"closes": self._sparklines} | columns
+        keys = {name: cells for name, cells in self._cells.items() if name in KEY}
+        columns = (keys | self._drawn | self._cells) if self._drawn and not options.ascii_only else dict(self._cells)
         widths = {name: max(map(cell_len, (name, *"\n".join(cells).split("\n")))) for name, cells in columns.items()}
         numbers = {field.name for field in self._schema if _is(field, "decimal", "int", "uint", "double", "float")}
         folds = {field.name for field in self._schema if _is(field, "string") and widths[field.name] > FOLDED_WIDTH}
@@ -394,14 +392,15 @@ class _Rows:
             return
         left_out = set()
         for name in _leave_first(self._schema):
-            if width() <= options.max_width:
+            if width() <= options.max_width or len(columns) == 1:
                 break
             left_out.add(name)
             del columns[name]
+        fits = width() <= options.max_width
         table = Table(box=None, header_style="bold", pad_edge=False)
         for name in columns:
             justify: JustifyMethod = "right" if name in numbers else "left"
-            table.add_column(name, justify=justify, no_wrap=name not in folds, overflow="fold")
+            table.add_column(name, justify=justify, no_wrap=fits and name not in folds, overflow="fold")
         for row in zip(*columns.values(), strict=True):
             table.add_row(*map(Text, row))
         yield table
@@ -429,13 +428,14 @@ def _is(field: pa.Field, *kinds: str) -> bool:
     return str(field.type).startswith(kinds)
 
 
-def _record(row: dict[str, object]) -> Table:
-    """One row, with a line for each column, because rows with arrays are too wide for one line."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column(str(row.pop("ticker")))
-    table.add_column(str(row.pop("date")), overflow="fold")
+def _record(row: dict[str, str]) -> Table:
+    """One row, with a line for each column."""
+    keys = [row.pop(name, "") for name in KEY]
+    table = Table(box=None, header_style="bold", pad_edge=False, show_header=any(keys))
+    table.add_column(keys[0])
+    table.add_column(keys[1], overflow="fold")
     for name, value in row.items():
-        table.add_row(name, Text(cell(value)))
+        table.add_row(name, Text(value))
     return table
 
 

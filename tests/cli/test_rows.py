@@ -145,6 +145,17 @@ def test_narrow_terminal_shows_records() -> None:
     assert lines[8].split() == ["insertion_timestamp", *lines[8].split()[1:]]
 
 
+@pytest.mark.parametrize("columns", [30, 62, 80, 300])
+def test_query_without_ticker_and_date_is_shown_at_any_width(columns: int) -> None:
+    text = "SELECT [1, NULL] AS last_7_days_close, last_7_days_volume, repeat('x', 50) AS x, 1 AS n FROM cumulative LIMIT 2"
+    lines = shown("sql", text, columns=columns)
+    assert "".join(lines).count("x") >= 2 * 50
+    assert lines[-1] == "2 rows"
+    [only] = [line for line in shown("sql", "SELECT repeat('12 ', 50) AS l", columns=columns) if line.startswith("l")]
+    assert only.split()[0] == "l"
+    assert "".join(shown("sql", "SELECT range(60) AS l", columns=columns)).count("59") == 1
+
+
 # sql
 
 
