@@ -49,7 +49,11 @@ def audit(warehouse: Warehouse, request: Request, known: Iterable[Split] | None 
 
 def unknown(warehouse: Warehouse, request: Request, found: Audit) -> frozenset[str]:
     """`Audit.unknown`, if the sessions have bars of other tickers: a ticker that nobody knows may be misspelled."""
-    lacking = {str(row.ticker) for check, row in found.rows(Outcome.REFUSED) if check == checks.CHECKS[0].name}
+    missing = checks.CHECKS[0].name
+    rows = list(found.rows(Outcome.REFUSED))
+    lacking = {str(row.ticker) for check, row in rows if check == missing} - {
+        row.ticker for check, row in rows if check != missing
+    }
     if not lacking or len(lacking) == len(request.tickers):
         return frozenset()
     text = "SELECT DISTINCT ticker FROM {table} WHERE ticker IN (SELECT ticker FROM {tickers})"

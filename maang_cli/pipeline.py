@@ -21,7 +21,7 @@ from maang_cli.sources.base import Source
 from maang_cli.split_table import Learned
 from maang_cli.splits import Claims, Split
 from maang_cli.symbols import ALWAYS, Symbols, without
-from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS, STORED, Table, staging
+from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS, STORED, Table, is_staging, staged_sessions, staging
 from maang_cli.warehouses.base import (
     GateFailed,
     Query,
@@ -513,7 +513,9 @@ def publish_staged(
 def show(
     warehouse: Warehouse, request: Request, part: str = "production", as_of: datetime | None = None, *, adjusted: bool = False
 ) -> Rows:
-    """The request's rows in one of the tables, by date and ticker; all rows of staging, whatever they say.
+    """The request's rows in one of the tables, by date and ticker.
+
+    Of staging all rows, whatever they say; if the sessions are staged together with others, their rows.
 
     Findings include those about whole sessions; if no session is requested, they are those of all sessions.
     `adjusted`: production's, on the basis of the newest applied split.
@@ -533,12 +535,28 @@ def show(
     try:
         rows = stored_rows(warehouse, table, conditions, request.tickers, bounds, as_of, adjusted=adjusted)
     except TableMissing as exc:
-        raise _missing(warehouse, request, exc) from exc
+        other = staged_with_others(warehouse, request) if exc.table == table and part == "staging" else None
+        if other is None:
+            raise _missing(warehouse, request, exc) from exc
+        table, conditions = other, [f"session IN ({', '.join(map(sql.day, request.sessions))})"]
+        rows = stored_rows(warehouse, table, conditions, request.tickers, None, as_of, adjusted=False)
     missing: tuple[date, ...] = ()
     if part not in {"staging", "findings"}:
         found = set(rows["date"].unique().to_pylist())
         missing = tuple(day for day in request.sessions if day not in found)
     return Rows(warehouse.full_name(table), rows, adjusted, missing)
+
+
+def staged_with_others(warehouse: Warehouse, request: Request) -> Table | None:
+    """A staging table of the same tickers that covers the request's sessions and more; None: there is none."""
+    own = request.staging
+    for name in warehouse.tables():
+        if is_staging(name) and name.rpartition("_")[2] == own.name.rpartition("_")[2] and name != own.name:
+            table = Table(name, own.columns)
+            first, last = staged_sessions(table)
+            if first <= request.sessions[0] and request.sessions[-1] <= last:
+                return table
+    return None
 
 
 def last_stored(warehouse: Warehouse, request: Request, part: str, as_of: datetime | None = None) -> date:
@@ -645,7 +663,8 @@ def _kept(audit: Audit) -> str:
         advice.append(f"if it is right: maang promote {session_flags(audit.sessions)} --accept {accept}{{flags}}")
     tickers = {row.ticker for check, row in rows if check.kind in (Kind.ROW, Kind.MISSING) and row.ticker}
     if 0 < len(audit.unknown) <= FEW_TICKERS:
-        advice.append(f"is {', '.join(sorted(audit.unknown))} spelled right? Nobody has a bar of it, but of the others")
+        names = ", ".join(sorted(audit.unknown))
+        advice.append(f"neither the source nor production has a bar of {names}: is it spelled right?")
     if 0 < len(tickers) <= FEW_TICKERS and all(check.kind in (Kind.ROW, Kind.MISSING) for check, _ in rows):
         advice.append(f"to publish the others: --allow-missing {','.join(sorted(tickers))}")
     kept = f"the rows are kept in {audit.staging}: maang show --table staging {session_flags(audit.sessions)}{{flags}}"
@@ -676,6 +695,12 @@ def _staging_changed(how: str) -> StagingChanged:
 def _missing(warehouse: Warehouse, request: Request, exc: TableMissing) -> OutOfOrder:
     name = warehouse.full_name(exc.table)
     if request.sessions and exc.table == request.staging:
+        if (other := staged_with_others(warehouse, request)) is not None:
+            first, last = staged_sessions(other)
+            return NotStaged(
+                f"{_span(request.sessions)} is staged together with other sessions, in {warehouse.full_name(other)}",
+                hint=f"give --from {first} --to {last}",
+            )
         return NotStaged(
             f"nothing is staged for {_span(request.sessions)} and these tickers: there is no {name}",
             hint=f"fetch them first: maang ingest {session_flags(request.sessions)}{{flags}}",

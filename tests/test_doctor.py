@@ -136,8 +136,8 @@ def test_wrong_key_fails_with_its_hint(polygon: PolygonServer, maang: Maang, mon
     done = maang("doctor", "--json")
     assert done.code == 2
     found = passed(done)
-    assert (found["source"], found["key"]) == (True, False)
-    [failure] = [each for each in done.result["checks"] if not each["ok"]]
+    assert (found["source"], found["key"], found["history"]) == (True, False, False)
+    failure, _ = [each for each in done.result["checks"] if not each["ok"]]
     assert "POLYGON_TOKEN" in failure["hint"]
     assert done.document["error"] == {"message": failure["found"], "hint": failure["hint"]}
     assert done.err == f"error: {failure['found']}\nhint: {failure['hint']}\n"

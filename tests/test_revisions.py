@@ -10,7 +10,7 @@ import pytest
 
 from maang_cli import backfill, findings, gate, pipeline, sessions, sql, status
 from maang_cli.checks import AllowMissing
-from maang_cli.errors import PartlyRefused
+from maang_cli.errors import NotStaged, PartlyRefused
 from maang_cli.pipeline import Request
 from maang_cli.tables import FINDINGS
 from maang_cli.warehouses.base import Query, Read, Warehouse
@@ -195,3 +195,15 @@ def test_status_names_rows_that_the_gate_holds(feed: Feed) -> None:
     feed.serve(bar("META", DAY))
     feed.load(request)
     assert status.status(feed.warehouse, request, sessions.final(DAY)).held == {}
+
+
+def test_refused_staging_of_several_sessions_is_found_by_any_of_its_days(feed: Feed) -> None:
+    feed.serve(bar("META", DAY, volume="0"))
+    with pytest.raises(PartlyRefused):
+        raise pipeline.verdict(feed.load(request_for(*ONE)).audit) or AssertionError
+    shown = pipeline.show(feed.warehouse, request_for(DAY), "staging").rows
+    assert set(shown["session"].to_pylist()) == {DAY}
+    assert shown.num_rows == len(TICKERS)
+    with pytest.raises(NotStaged, match="staged together with other sessions") as caught:
+        pipeline.check(feed.warehouse, request_for(DAY))
+    assert f"--from {ONE[0]} --to {DAY}" in caught.value.hint

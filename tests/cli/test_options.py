@@ -37,6 +37,7 @@ OWN = {
     "promote": {"--accept"},
     "backfill": {"--refetch", "--early", "--accept", "--dry-run", "--yes", "-y"},
     "diff": {"--table"},
+    "status": {"--max-delay"},
     "plan": {"--refetch"},
     "show": {"--table", "--as-of", "--adjusted", "--format", "--out"},
     "sql": {"--format", "--out"},
@@ -218,6 +219,7 @@ def test_defaults_in_help_are_those_of_the_settings(maang: Maang, monkeypatch: p
         "schema": f"{found.schema_name} for polygon, {settings.load(source='sample').schema_name} for sample",
         "home": "your data folder",
         "allow-missing": "none",
+        "accept": "none",
     }
     assert not found.allow_missing.tickers
     assert not found.allow_missing.percent

@@ -145,7 +145,7 @@ def test_every_kind_of_error(scene: Scene, kind: type[MaangError]) -> None:
     assert (outcome.code, found["command"]) == (kind.exit_code, argv[0])
     error = found["error"]
     assert text in error["message"]
-    hinted = f"error: {error['message']}\nhint: {error['hint']}\n"
+    hinted = f"error: {error['message']}\n" + "".join(f"hint: {line}\n" for line in error["hint"].splitlines())
     assert outcome.err == (hinted if error["hint"] else f"{error['message']}\n")
     unknown = kind in (errors.NoSession, errors.SettingsError)
     assert found["sessions"] == ([] if unknown else [DAY])
@@ -293,7 +293,7 @@ ENDINGS = {
         2,
         "unusable",
         [],
-        lambda result: [each["name"] for each in result["checks"] if not each["ok"]] == ["key"],
+        lambda result: [each["name"] for each in result["checks"] if not each["ok"]] == ["key", "history"],
         "HTTP 401, Unknown API Key",
     ),
     "doctor, no key": Ending(

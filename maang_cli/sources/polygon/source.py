@@ -294,6 +294,8 @@ class PolygonSource(Source):
             try:
                 self._grouped(session, frozenset())
             except (SourceDenied, NotPublishedYet) as exc:
+                if not served and not isinstance(exc, BeyondPlan | NotPublishedYet):
+                    raise
                 if not served:
                     raise SourceDenied(
                         f"the plan has no bars of {session}, {years} years ago, which every plan serves",
