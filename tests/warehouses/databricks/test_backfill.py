@@ -9,7 +9,7 @@ from datetime import date
 
 import pytest
 
-from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS
+from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, SPLITS
 from tests import batches, expected, made_market
 from tests.conftest import Maang
 from tests.forks import fork_server
@@ -32,6 +32,7 @@ run()
 def days(polygon: PolygonServer) -> Sequence[date]:
     """20 sessions that Polygon serves, with NFLX's split in their middle."""
     days = expected.run_of(date(2025, 11, 4), 20)
+    polygon.splits = [{"ticker": "NFLX", "execution_date": str(made_market.SPLIT), "split_from": 1, "split_to": 10}]
     return expected.serve(polygon, [bar for bar in expected.market_bars(made_market.FOLDER) if bar.date in days])
 
 
@@ -75,7 +76,7 @@ def test_20_sessions_killed_5_times_equal_the_laptops(databricks: StandIn, days:
     batches.run(days, BATCH_ROWS, warehouse="databricks")
     assert maang("status", *span(days)).code == 0
     kept = [row["tableName"] for row in databricks.rows("SHOW TABLES IN maang")]
-    assert kept == [PRODUCTION.name, CUMULATIVE.name, SPLITS.name]
+    assert kept == [PRODUCTION.name, CUMULATIVE.name, FINDINGS.name, SPLITS.name]
     assert maang("backfill", *span(days), "--warehouse", "local").code == 0
     assert_same_tables()
 
