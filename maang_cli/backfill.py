@@ -353,6 +353,8 @@ class _Clock:
             left = max(_paced(everything, pace) - self._spent, _paced(everything - calls, pace))
         elif self._sessions:
             left = self._spent * (len(todo.to_fetch) - self._sessions) / self._sessions
+        elif calls:  # nothing is published yet: fetching is most of the work
+            left = self._spent * max(everything - calls, 0) / calls
         self._report(BackfillProgress(self._sessions, len(todo.to_fetch), self._rows, calls, max(everything, calls), left))
 
     def batch_done(self, batch: Batch, rows: int) -> None:

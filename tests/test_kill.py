@@ -231,6 +231,7 @@ def kill_and_run_again(
         for name, rows in seen.items():
             assert done[name] or (rows or []) == (before[name] or []), f"{name} is neither as before nor as after, killed at {at}"
         assert done[PRODUCTION] or not done[CUMULATIVE], f"windows without their bars, killed at {at}"
+        assert done[FINDINGS] or not done[PRODUCTION], f"values replaced without a trace, killed at {at}"
 
         again = runner.run(*run_day(TUESDAY, place.home))
         assert again.code == 0, f"killed at {at}: {again.err}"
@@ -506,7 +507,7 @@ OTHER_COMMANDS = {
     "promote": Command(STEPS[2], STEPS[:2], [PRODUCTION]),
     "cumulate": Command(STEPS[3], STEPS[:3], [CUMULATIVE]),
     "backfill --refetch": Command(
-        ["backfill", "--refetch", "--from", str(MONDAY), "--to", str(TUESDAY)], [], [PRODUCTION, CUMULATIVE]
+        ["backfill", "--refetch", "--from", str(MONDAY), "--to", str(TUESDAY)], [], [PRODUCTION, CUMULATIVE, FINDINGS]
     ),
     "splits --add": Command(["splits", "--add", f"NFLX:{TUESDAY}:1:10"], THREE_DAYS, [CUMULATIVE, SPLITS]),
     "splits --ignore": Command(["splits", "--ignore", f"AAPL:{TUESDAY}"], THREE_DAYS, [CUMULATIVE, SPLITS]),

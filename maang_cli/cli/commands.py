@@ -57,6 +57,12 @@ ShownTable = StrEnum("ShownTable", ["production", "staging", "cumulative", "find
 ComparedTable = StrEnum("ComparedTable", ["production", "cumulative"])
 
 
+def _one_of(names: type[StrEnum], text: str, default: str = "") -> Any:
+    """An option that takes a name. Its help lists them, because Typer's own list is one word, which narrow terminals break."""
+    help = f"{text}: {', '.join(names)}.{f' [default: {default}]' if default else ''}"
+    return typer.Option(metavar="NAME", help=help)
+
+
 def command(
     name: str, panel: str, without: Collection[str] = (), *, notifies: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -184,7 +190,7 @@ def status(
 def show(
     run: Run,
     select: SessionOptions,
-    table: Annotated[ShownTable, typer.Option(help="Which table.")] = ShownTable.production,
+    table: Annotated[ShownTable, _one_of(ShownTable, "Which table")] = ShownTable.production,
     as_of: Annotated[
         str | None,
         typer.Option(
@@ -240,7 +246,7 @@ def sql(
 def init_tables(
     run: Run,
     select: SessionOptions,
-    only: Annotated[Part | None, typer.Option(help="Create only this table (or the schema). [default: all of them]")] = None,
+    only: Annotated[Part | None, _one_of(Part, "Create only this", default="all of them")] = None,
 ) -> None:
     """Create what does not exist: schema, staging (if a session is selected), production, cumulative. Safe to repeat.
 
@@ -321,7 +327,7 @@ def diff(
     run: Run,
     select: SessionOptions,
     table: Annotated[
-        ComparedTable, typer.Option(help="What promote would change in production, or cumulate in cumulative.")
+        ComparedTable, _one_of(ComparedTable, "What promote would change in production, or cumulate in cumulative")
     ] = ComparedTable.production,
 ) -> None:
     """Compare staging with production: which rows publishing would add, change and remove, and each changed value.

@@ -38,7 +38,7 @@ class Run:
         self.reply = reply
         from maang_cli.render import ProgressDisplay
 
-        self.progress = ProgressDisplay(quiet=options.quiet)
+        self.progress = ProgressDisplay(quiet=options.quiet, verbose=options.verbose)
         self._purpose = purpose
         self._open = contextlib.ExitStack()
         reply.stop = self._stop

@@ -99,10 +99,8 @@ def _plan(value: Plan) -> str:
 @line.register(BackfillProgress)
 def _backfill_progress(value: BackfillProgress) -> str:
     left = "" if value.seconds_left is None else f", {_duration(value.seconds_left)} left"
-    return (
-        f"{value.sessions} of {plural(value.all_sessions, 'session')}, {plural(value.rows, 'row')}, "
-        f"{value.calls} of {plural(value.all_calls, 'call')}{left}"
-    )
+    fetched = f"fetched {value.calls} of {plural(value.all_calls, 'call')}, " if value.all_calls else ""
+    return f"{fetched}published {value.sessions} of {plural(value.all_sessions, 'session')} ({plural(value.rows, 'row')}){left}"
 
 
 def changed_cells(found: Differences) -> list[str]:

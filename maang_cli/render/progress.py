@@ -33,11 +33,14 @@ def console(stream: IO[str]) -> Console:
 class ProgressDisplay:
     """Shows what is being done: a spinner or a bar on a terminal, lines elsewhere. Quiet: nothing."""
 
-    def __init__(self, *, quiet: bool, line_seconds: float = LINE_SECONDS) -> None:
-        """`line_seconds`: between two lines about a backfill."""
+    def __init__(self, *, quiet: bool, verbose: bool = False, line_seconds: float = LINE_SECONDS) -> None:
+        """`verbose`: lines on a terminal too, because the log's lines would tear a spinner. `line_seconds`: between two of them
+        about a backfill.
+        """
         self._quiet = quiet
         self._line_seconds = line_seconds
         self._console = console(sys.stderr)
+        self._moves = self._console.is_interactive and not verbose
         self._step = ""
         self._live: Status | Progress | None = None
         """The spinner or the bar that is on the terminal."""
@@ -47,7 +50,7 @@ class ProgressDisplay:
         self._step = step
         if isinstance(self._live, Status):
             self._live.update(step)
-        elif self._console.is_interactive and not self._quiet:
+        elif self._moves and not self._quiet:
             self._live = self._console.status(step)
             self._live.start()
 
@@ -74,7 +77,7 @@ class ProgressDisplay:
         self.end()
         if self._quiet:
             yield lambda _progress: None
-        elif self._console.is_interactive:
+        elif self._moves:
             from rich.progress import BarColumn, Progress, TextColumn
 
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"))

@@ -207,6 +207,15 @@ def test_help_shows_the_default_of_every_option_that_has_one(maang: Maang, comma
         assert ("[default: " in text) != (is_switch or name in ("date", "from", "last")), text
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_narrow_help_breaks_no_word(maang: Maang, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = []
+    for columns in ("300", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        words.append(set(re.sub("[│╭╮╰╯─]", " ", maang(command, "--help").out).split()))
+    assert words[1] <= words[0]
+
+
 def test_defaults_in_help_are_those_of_the_settings(maang: Maang, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     shown = dict(re.findall(r"^│ --([a-z-]+) .*\[default: ([^]]*)\]", maang("run-day", "--help").out, re.MULTILINE))

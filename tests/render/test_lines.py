@@ -74,9 +74,9 @@ def test_plan_with_nothing_to_do() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (None, "1 of 2 sessions, 3 rows, 4 of 5 calls"),
-        (89.4, "1 of 2 sessions, 3 rows, 4 of 5 calls, 89 s left"),
-        (90, "1 of 2 sessions, 3 rows, 4 of 5 calls, 2 min left"),
+        (None, "fetched 4 of 5 calls, published 1 of 2 sessions (3 rows)"),
+        (89.4, "fetched 4 of 5 calls, published 1 of 2 sessions (3 rows), 89 s left"),
+        (90, "fetched 4 of 5 calls, published 1 of 2 sessions (3 rows), 2 min left"),
     ],
 )
 def test_progress_of_a_backfill(seconds: float | None, text: str) -> None:

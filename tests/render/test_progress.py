@@ -33,7 +33,7 @@ WIDE = ",".join(f"T{number}" for number in range(20))
 """So many tickers that one call a session is cheaper than one call a ticker."""
 ASKS = "from maang_cli.cli import commands, process; commands.ASK_SECONDS = 0; process.run()"
 """`maang`, which asks before any backfill: one that takes an hour would take too long."""
-LINE = re.compile(r"backfill +(\d+) of 14 sessions, (\d+) rows, (\d+) of (?:4|15) calls(?:, (\d+) s left)?")
+LINE = re.compile(r"backfill +fetched (\d+) of (?:4|15) calls, published (\d+) of 14 sessions \((\d+) rows\)(?:, (\d+) s left)?")
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def run_backfill(display: ProgressDisplay, tickers: str, batch_rows: int = backf
 
 def numbers(err: str) -> list[tuple[int, ...]]:
     """Sessions, rows and calls in the lines about the progress."""
-    return [tuple(map(int, found.groups()[:3])) for line in err.splitlines() if (found := LINE.fullmatch(line))]
+    return [tuple(map(int, found.group(2, 3, 1))) for line in err.splitlines() if (found := LINE.fullmatch(line))]
 
 
 def test_log_gets_a_line_every_few_seconds(market: PolygonServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +93,7 @@ def test_time_left_is_the_plans_if_no_call_has_to_wait(
     assert "15 calls at 20 a minute, about 280 rows, 2 commits, 2 s" in plan
     run_backfill(ProgressDisplay(quiet=False, line_seconds=0), WIDE)
     first = next(found for line in capfd.readouterr().err.splitlines() if (found := LINE.fullmatch(line)))
-    assert first.groups() == ("0", "0", "2", "0")
+    assert first.groups() == ("2", "0", "0", "0")
 
 
 def test_terminal_shows_a_bar_and_removes_it(market: PolygonServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,9 +106,17 @@ def test_terminal_shows_a_bar_and_removes_it(market: PolygonServer, monkeypatch:
     code, written = terminal.end()
     assert code == 0
     plain = CODES.sub("", written)
-    assert re.search(r"backfill +[━╺╸]+ +0 of 14 sessions, 0 rows, \d of 4 calls", plain)
+    assert re.search(r"backfill +[━╺╸]+ +fetched \d of 4 calls, published 0 of 14 sessions", plain)
     assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l"), "the cursor is shown again"
     assert json.loads(plain[plain.index("{") :])["result"]["calls"] == 4
+
+
+def test_verbose_terminal_gets_lines_like_a_log(market: PolygonServer) -> None:
+    """A spinner or a bar would be torn by the log's lines."""
+    for argv in (("run-day", "--date", "2025-10-20"), ("backfill", *RANGE)):
+        _, written = on_terminal(*argv, *OURS, "-v")
+        assert "\x1b[?25l" not in written, "no cursor is hidden"
+        assert "query on" in written
 
 
 def test_dumb_terminal_gets_lines_like_a_log(market: PolygonServer) -> None:
