@@ -105,7 +105,7 @@ def test_refused_session_does_not_stop_the_others_and_is_published_after_a_corre
     assert f"1 of {len(DAYS)} sessions are not done: {DAYS[4]} refused (price_ranges)" in done.err
     found = status(maang)
     assert [each["session"] for each in found["missing"]] == [str(DAYS[4])]
-    assert [(each["table"], each["published"]) for each in found["staging"]] == [(report["staging"][0], False)]
+    assert [(each["table"], each["unpublished"]) for each in found["staging"]] == [(report["staging"][0], [str(DAYS[4])])]
     assert {line["date"] for line in table(maang, "cumulative")} == {str(day) for day in DAYS if day != DAYS[4]}
     market_open.days[DAYS[4]] = [bar(ticker, DAYS[4]) for ticker in TICKERS]
     assert maang("backfill", *RANGE, *OURS).code == 0

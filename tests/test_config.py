@@ -168,7 +168,7 @@ def test_views_and_other_catalogs_in_the_same_file_are_left_out(maang: Maang, ho
         catalog.execute(row, ("another", "TABLE"))
         catalog.execute(row, ("maang", "VIEW"))
         catalog.commit()
-    assert len(before) == 3
+    assert len(before) == 4
     assert metadata_of(maang("config", *SAMPLE, "--json")) == before
 
 

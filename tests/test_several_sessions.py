@@ -82,7 +82,7 @@ def test_refused_session_does_not_stop_the_others(maang: Maang, three_days: Poly
     spoil(three_days, DAYS[1])
     done = maang("run-day", *RANGE, *FEW)
     assert done.code == 5
-    assert "2025-10-14 refused: price_ranges" in done.out
+    assert "refused (price_ranges): 2025-10-14 (1 session)" in done.out
     assert "the gate refused 1 of 3 sessions: 2025-10-14 (price_ranges)" in done.err
     assert {day for day, _ in stored(maang)} == {"2025-10-13", "2025-10-15"}
     assert {day for day, _ in stored(maang, table="staging")} == {str(day) for day in DAYS}
