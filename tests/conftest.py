@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,6 +86,16 @@ def polygon(monkeypatch: pytest.MonkeyPatch) -> Iterator[PolygonServer]:
         monkeypatch.setenv("MAANG_POLYGON_URL", server.url)
         monkeypatch.setenv("POLYGON_TOKEN", KEY)
         yield server
+
+
+@pytest.fixture(autouse=True)
+def unconfigured_log() -> Iterator[None]:
+    """A command configures the log of its process. The next test gets it as Python has it."""
+    yield
+    log = logging.getLogger("maang")
+    log.handlers.clear()
+    log.propagate = True
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

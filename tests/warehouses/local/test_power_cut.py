@@ -128,7 +128,6 @@ def rows(home: Path) -> list[list[Row]]:
 def lost(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     """What maang has logged about lost commits."""
     caplog.set_level(logging.WARNING, "maang")
-    logging.getLogger("maang").propagate = True
     return lambda: caplog.text
 
 

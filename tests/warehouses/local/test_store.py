@@ -216,7 +216,7 @@ DOCUMENTED = {
     "last_7_days_low list<decimal(10, 2)>, last_7_days_close list<decimal(10, 2)>, last_7_days_volume list<long>, "
     "avg_7_day_volume decimal(15, 2), volatility_7_day decimal(10, 4), updated_at timestamptz",
     STAGING: "session date, ticker string, date date, open decimal(38, 2), high decimal(38, 2), low decimal(38, 2), "
-    "close decimal(38, 2), volume decimal(38, 0), vwap decimal(38, 2), transactions decimal(38, 0)",
+    "close decimal(38, 2), volume decimal(38, 0), vwap decimal(38, 2), transactions decimal(38, 0), fetched_at timestamptz",
 }
 
 
