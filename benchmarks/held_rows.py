@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from maang_cli import pipeline, sessions
 from maang_cli.checks import AllowMissing, Outcome
-from maang_cli.pipeline import Request
+from maang_cli.request import Request
 from maang_cli.schemas import arrow_schema
 from maang_cli.tables import STAGING_COLUMNS
 from maang_cli.warehouses.local.retention import Retention

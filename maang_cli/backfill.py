@@ -15,7 +15,7 @@ from maang_cli import sessions as calendar
 from maang_cli.checks import Audit
 from maang_cli.diff import Differences
 from maang_cli.errors import GateRefused, MaangError, MayHeal, PartlyRefused, SourceFailed
-from maang_cli.pipeline import Request
+from maang_cli.request import Request
 from maang_cli.schemas import to_stage
 from maang_cli.sources.base import Calls, Fetched, Resume, Source
 from maang_cli.splits import Claims

@@ -46,10 +46,14 @@ class ExitCode(IntEnum):
     REFUSED = 3, "The gate refused the data. Production is untouched, staging is kept."
     MAY_HEAL = (
         4,
-        "The source or the warehouse failed after retries, or the session is not over. Published data is intact; a re-run"
+        "The source or the warehouse failed after retries, or the session is not final. Published data is intact; a re-run"
         " finishes the rest.",
     )
-    PARTIAL = 5, "Some of several sessions failed or were refused, the others are done; or `status` found something missing."
+    PARTIAL = (
+        5,
+        "Some of several sessions failed or were refused, the others are done; or `status` found something missing, or"
+        " `--dry-run` other bars.",
+    )
     NO_SESSION = 99, "The market was closed on that date."
     """Airflow's BashOperator reads 99 as "skipped"."""
     INTERRUPTED = 130, "SIGINT (Ctrl-C). Published data is intact."
@@ -124,7 +128,7 @@ class MayHeal(MaangError):
 
 
 class NotPublishedYet(MayHeal):
-    """The session is not over, or the vendor does not serve it yet."""
+    """The session is not over, or not final, or the vendor does not serve it yet."""
 
 
 class SourceFailed(MayHeal):

@@ -6,17 +6,14 @@ import logging
 import re
 from collections.abc import Collection, Iterable, Sequence
 from datetime import date
-from typing import TYPE_CHECKING
 
 from maang_cli import gate, sql
 from maang_cli.checks import CHECKS, Acceptance, Audit, Outcome, by_session
 from maang_cli.diff import Differences, differences
 from maang_cli.errors import MaangError, SettingsError
+from maang_cli.request import Request
 from maang_cli.tables import BAR, FINDINGS, PRODUCTION
 from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse, query_optional
-
-if TYPE_CHECKING:
-    from maang_cli.pipeline import Request
 
 log = logging.getLogger("maang")
 

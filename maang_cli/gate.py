@@ -10,17 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from typing import TYPE_CHECKING
 
 from maang_cli import checks, split_table, splits, sql
 from maang_cli import sessions as calendar
 from maang_cli.checks import Audit, Outcome, Round
+from maang_cli.request import Request
 from maang_cli.splits import Split
 from maang_cli.tables import BAR, FINDINGS, PRODUCTION, Table
 from maang_cli.warehouses.base import Query, Read, Replaced, Spans, TableMissing, Warehouse, query_optional
-
-if TYPE_CHECKING:
-    from maang_cli.pipeline import Request
 
 OPTIONAL = (PRODUCTION, FINDINGS)
 """What an audit reads besides staging; as long as one does not exist, it is empty."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from maang_cli import pipeline, split_table, sql
 from maang_cli import sessions as calendar
 from maang_cli.errors import MaangError
-from maang_cli.pipeline import Request
+from maang_cli.request import Request
 from maang_cli.splits import Split
 from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, Table, is_staging, staged_sessions
 from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse

@@ -8,7 +8,8 @@ from maang_cli import findings, missing, split_table, sql, symbols
 from maang_cli import sessions as calendar
 from maang_cli.errors import MaangError, OutOfOrder, PartlyRefused
 from maang_cli.missing import MissingBars, StaleWindows
-from maang_cli.pipeline import Request, session_flags
+from maang_cli.pipeline import session_flags
+from maang_cli.request import Request
 from maang_cli.splits import DISPUTED, Split
 from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, Table, staged_sessions
 from maang_cli.warehouses.base import Query, Read, Size, TableMissing, Warehouse, query_optional

@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import date
 
 from maang_cli import backfill, findings
-from maang_cli.pipeline import Request
+from maang_cli.request import Request
 from maang_cli.sources import SOURCES
 from maang_cli.warehouses import WAREHOUSES
 from tests import settings

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from maang_cli import checks, pipeline
 from maang_cli.checks import ALLOW_NONE, AllowMissing, Audit, FailingRow, Outcome
-from maang_cli.pipeline import Request
+from maang_cli.request import Request
 from maang_cli.schemas import arrow_schema
 from maang_cli.tables import STAGING_COLUMNS
 from maang_cli.warehouses.local.retention import Retention

@@ -13,7 +13,7 @@ from maang_cli import pipeline
 from maang_cli.checks import AllowMissing
 from maang_cli.diff import ChangedCell, Differences, staged_differences
 from maang_cli.errors import ExitCode, NotStaged, OutOfOrder
-from maang_cli.pipeline import Request
+from maang_cli.request import Request
 from maang_cli.schemas import arrow_schema
 from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS, STAGING_COLUMNS
 from maang_cli.warehouses.base import Replaced, TableMissing, Warehouse

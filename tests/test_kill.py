@@ -22,6 +22,7 @@ from pyiceberg.exceptions import NoSuchTableError
 
 from maang_cli import pipeline, sessions
 from maang_cli.errors import ExitCode
+from maang_cli.request import Request
 from maang_cli.sources.sample import SampleSource
 from maang_cli.warehouses.local.retention import Retention
 from maang_cli.warehouses.local.warehouse import LocalWarehouse
@@ -162,7 +163,7 @@ def publish_other_bars(home: Path, days: Sequence[date], keep_snapshots: int) ->
     """Store the sample's bars."""
     with closing(LocalWarehouse(home, "maang", Retention(keep_snapshots))) as warehouse:
         for day in days:
-            pipeline.run_day(SampleSource(), warehouse, pipeline.Request(TICKERS, (day,)), NoProgress())
+            pipeline.run_day(SampleSource(), warehouse, Request(TICKERS, (day,)), NoProgress())
 
 
 class NoProgress:

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from maang_cli import pipeline
-from maang_cli.pipeline import Request
+from maang_cli.request import Request
 from maang_cli.warehouses import WAREHOUSES
 from tests import batches, expected, made_market, settings
 from tests.conftest import Maang

@@ -12,7 +12,7 @@ import pytest
 from maang_cli import missing, pipeline, sessions
 from maang_cli.checks import AllowMissing
 from maang_cli.missing import MissingBars
-from maang_cli.pipeline import Request
+from maang_cli.request import Request
 from maang_cli.tables import STAGING_COLUMNS, Column, Table, staging
 from maang_cli.warehouses import WAREHOUSES
 from maang_cli.warehouses.base import Warehouse

@@ -21,7 +21,8 @@ import pytest
 from maang_cli import checks, findings, pipeline
 from maang_cli.checks import AllowMissing
 from maang_cli.errors import ExitCode, GateRefused, OutOfOrder, SettingsError, StagingChanged, TableMismatch, WarehouseFailed
-from maang_cli.pipeline import DayRun, Request
+from maang_cli.pipeline import DayRun
+from maang_cli.request import Request
 from maang_cli.retries import STAGING_ATTEMPTS
 from maang_cli.schemas import arrow_schema
 from maang_cli.sources import SOURCES

@@ -15,7 +15,8 @@ import pytest
 from maang_cli import findings, pipeline, sessions, split_table
 from maang_cli.checks import AllowMissing, Audit, Outcome
 from maang_cli.errors import GateRefused, SettingsError
-from maang_cli.pipeline import NoProgress, Request
+from maang_cli.pipeline import NoProgress
+from maang_cli.request import Request
 from maang_cli.schemas import arrow_schema
 from maang_cli.sources.sample import SampleSource
 from maang_cli.splits import USER, Claim, Claims, Split

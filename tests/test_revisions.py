@@ -11,7 +11,7 @@ import pytest
 from maang_cli import backfill, findings, gate, pipeline, sessions, sql, status
 from maang_cli.checks import AllowMissing
 from maang_cli.errors import NotStaged, PartlyRefused
-from maang_cli.pipeline import Request
+from maang_cli.request import Request
 from maang_cli.tables import FINDINGS
 from maang_cli.warehouses.base import Query, Read, Warehouse
 from tests.conftest import Maang

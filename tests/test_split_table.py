@@ -12,7 +12,7 @@ import pytest
 from maang_cli import backfill, findings, pipeline, status, user_splits
 from maang_cli.checks import AllowMissing
 from maang_cli.errors import SettingsError
-from maang_cli.pipeline import Request
+from maang_cli.request import Request
 from maang_cli.tables import CUMULATIVE, PRODUCTION, SPLITS
 from maang_cli.user_splits import parse
 from maang_cli.warehouses.base import Query, Read

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from maang_cli import checks, diff, findings, gate, missing, pipeline, sessions, split_table, sql
 from maang_cli.checks import Acceptance, AllowMissing, Audit, Round
-from maang_cli.pipeline import Request
+from maang_cli.request import Request
 from maang_cli.schemas import arrow_schema
 from maang_cli.splits import Split
 from maang_cli.symbols import ALWAYS

@@ -10,7 +10,7 @@ import pytest
 
 from maang_cli import sessions
 from maang_cli.errors import ExitCode, WarehouseDenied
-from maang_cli.pipeline import Request
+from maang_cli.request import Request
 from maang_cli.status import Latency, latency
 from maang_cli.status import status as find_status
 from maang_cli.tables import FINDINGS, PRODUCTION, Column, Table, staging

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from maang_cli import sessions, symbols
 from maang_cli.errors import SettingsError
-from maang_cli.pipeline import Request
+from maang_cli.request import Request
 from maang_cli.symbols import ALWAYS, BUILT_IN, Listing, Symbols, parse
 from tests import settings
 from tests.conftest import Maang

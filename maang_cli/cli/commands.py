@@ -1,4 +1,4 @@
-"""The commands: parse, one call, show the result. `process` turns a MaangError into two lines on stderr and an exit code."""
+"""The commands: parse, one call, show the result. `process` turns a MaangError into lines on stderr and an exit code."""
 
 import inspect
 from collections.abc import Callable, Collection

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from maang_cli.cli.files import Target
     from maang_cli.cli.options import SessionOptions, SharedOptions
     from maang_cli.cli.reply import Reply
-    from maang_cli.pipeline import Request, Rows
+    from maang_cli.pipeline import Rows
     from maang_cli.reading import Selected
+    from maang_cli.request import Request
     from maang_cli.settings import Settings
     from maang_cli.sources.base import Source
     from maang_cli.warehouses.base import Warehouse
@@ -74,7 +75,7 @@ class Run:
         `early`. `accept`: see `findings`.
         """
         from maang_cli import sessions
-        from maang_cli.pipeline import Request
+        from maang_cli.request import Request
 
         now = datetime.now(UTC)
         made_up = SOURCES[self.settings.source].made_up  # the settings first: they may close a day

@@ -15,8 +15,9 @@ from maang_cli.diff import Differences
 from maang_cli.doctor import Checkup
 from maang_cli.errors import MaangError, NoSession
 from maang_cli.missing import StaleWindows
-from maang_cli.pipeline import Cumulated, DayRun, Published, Request, Rows
+from maang_cli.pipeline import Cumulated, DayRun, Published, Rows
 from maang_cli.reading import Selected
+from maang_cli.request import Request
 from maang_cli.sessions import final_at
 from maang_cli.status import Latency, Status
 

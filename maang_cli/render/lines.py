@@ -9,7 +9,8 @@ from maang_cli.backfill import BackfillProgress, Plan
 from maang_cli.checks import Audit, FailingRow, Outcome
 from maang_cli.diff import ChangedCell, Differences
 from maang_cli.missing import spans
-from maang_cli.pipeline import THE_SCHEMA, Cumulated, Dropped, Ingested, Initialized, Published, Request, Rows
+from maang_cli.pipeline import THE_SCHEMA, Cumulated, Dropped, Ingested, Initialized, Published, Rows
+from maang_cli.request import Request
 from maang_cli.splits import Split
 from maang_cli.status import Latency
 from maang_cli.warehouses.base import Replaced

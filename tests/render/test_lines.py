@@ -11,8 +11,9 @@ from maang_cli.backfill import BackfillProgress, Batch, Plan
 from maang_cli.checks import ALLOW_NONE, CHECKS, Audit, CheckResult, FailingRow, Outcome, Round
 from maang_cli.diff import ChangedCell
 from maang_cli.missing import MissingBars
-from maang_cli.pipeline import Cumulated, Dropped, Initialized, Request
+from maang_cli.pipeline import Cumulated, Dropped, Initialized
 from maang_cli.render.lines import bytes_of, cost, line, plural, remarks, reused
+from maang_cli.request import Request
 from maang_cli.sources.base import Calls
 from maang_cli.warehouses.base import Replaced
 

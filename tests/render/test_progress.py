@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from maang_cli import backfill, sessions
-from maang_cli.pipeline import Request
 from maang_cli.render import ProgressDisplay
+from maang_cli.request import Request
 from maang_cli.sources import SOURCES
 from maang_cli.warehouses import WAREHOUSES
 from tests import settings

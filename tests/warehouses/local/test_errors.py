@@ -18,6 +18,7 @@ import pytest
 
 from maang_cli import pipeline, sessions
 from maang_cli.errors import ExitCode, MaangError, WarehouseDenied, WarehouseFailed
+from maang_cli.request import Request
 from maang_cli.sources.sample import SampleSource
 from maang_cli.tables import CUMULATIVE, PRODUCTION
 from maang_cli.warehouses.local.errors import FileGone, translated
@@ -114,7 +115,7 @@ def sample_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with one session of sample bars. A test that damages it must restore it."""
     home = tmp_path_factory.mktemp("sample")
     with closing(LocalWarehouse(home, "maang_sample", Retention(100))) as warehouse:
-        pipeline.run_day(SampleSource(), warehouse, pipeline.Request(FIVE, (TUESDAY,)), pipeline.NoProgress())
+        pipeline.run_day(SampleSource(), warehouse, Request(FIVE, (TUESDAY,)), pipeline.NoProgress())
     return home
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from maang_cli import backfill, pipeline, sessions
 from maang_cli.cli.process import main
+from maang_cli.request import Request
 from maang_cli.sources.sample import SampleSource
 from maang_cli.tables import CUMULATIVE, PRODUCTION
 from maang_cli.warehouses.local import disk
@@ -105,11 +106,11 @@ def restore(image: Image, home: Path) -> None:
 
 def load_day(home: Path) -> None:
     with closing(LocalWarehouse(home, "maang", Retention(100))) as warehouse:
-        pipeline.run_day(SampleSource(), warehouse, pipeline.Request(FIVE, (TUESDAY,)), pipeline.NoProgress())
+        pipeline.run_day(SampleSource(), warehouse, Request(FIVE, (TUESDAY,)), pipeline.NoProgress())
 
 
 def load_range(home: Path) -> None:
-    request = pipeline.Request(FIVE, sessions.between(MONDAY, WEDNESDAY))
+    request = Request(FIVE, sessions.between(MONDAY, WEDNESDAY))
     with closing(LocalWarehouse(home, "maang", Retention(100))) as warehouse:
         plan = backfill.plan(SampleSource(), warehouse, request)
         backfill.run(SampleSource(), warehouse, plan, lambda _progress: None)
@@ -172,7 +173,7 @@ def test_commits_that_were_never_synced_are_missing_after_a_power_cut_and_filled
     """As older versions wrote, or on a disk that reports a write as finished before it is."""
     load_day(home)
     before = rows(home)
-    request = pipeline.Request(FIVE, (WEDNESDAY,))
+    request = Request(FIVE, (WEDNESDAY,))
     with monkeypatch.context() as patched:
         watched = Disk(home, patched)
         for path in home.rglob("*"):  # what the first day has written is on disk by now

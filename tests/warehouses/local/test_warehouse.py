@@ -21,6 +21,7 @@ from pyiceberg.table import Table as IcebergTable
 
 from maang_cli import gate, pipeline, sessions
 from maang_cli.errors import CommitLost, ExitCode, MaangError, TableMismatch
+from maang_cli.request import Request
 from maang_cli.retries import COMMIT_ATTEMPTS
 from maang_cli.tables import CUMULATIVE, PRODUCTION, Column
 from maang_cli.warehouses.base import Query, Read, Size, TableMissing
@@ -129,7 +130,7 @@ def test_only_the_needed_partitions_are_read(local: LocalWarehouse, home: Path) 
     needed = sessions.between(sessions.window(session)[0], sessions.affected(session)[-1])
     assert spoil(home, needed) == len(days) - 13
 
-    assert pipeline.cumulate(local, pipeline.Request(("META",), (session,))).replaced.inserted == 7
+    assert pipeline.cumulate(local, Request(("META",), (session,))).replaced.inserted == 7
     assert publish(local, bar("META", session, close=Decimal("10.80"))).updated == 1
     assert publish(local, bar("META", date(2025, 11, 3))).inserted == 1
     one_day = Query("SELECT close FROM {it}", {"it": Read(PRODUCTION, (session, session))})
