@@ -72,6 +72,8 @@ def by_session(rows: Iterable[tuple[str, date]]) -> dict[date, frozenset[str]]:
     return {day: frozenset(found[day]) for day in sorted(found)}
 
 
+FOLLOWS = "follows from"
+"""In the text of a jump that an earlier one explains."""
 NO_TEXT = "CAST(NULL AS STRING)"
 
 
@@ -139,6 +141,17 @@ class FailingRow:
     outcome: Outcome = Outcome.REFUSED
     before: str | None = None
     after: str | None = None
+    """Of a jump: the price before, and the one that jumped."""
+
+    @property
+    def follows(self) -> bool:
+        """Whether an earlier jump explains this one."""
+        return FOLLOWS in self.found
+
+    @property
+    def may_be_split(self) -> bool:
+        """Whether it is a jump of its own."""
+        return self.before is not None and self.after is not None and not self.follows
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from decimal import Decimal
 
 from maang_cli import checks, split_table, splits, sql
 from maang_cli import sessions as calendar
@@ -56,6 +57,12 @@ def unknown(warehouse: Warehouse, request: Request, found: Audit) -> frozenset[s
     text = "SELECT DISTINCT ticker FROM {table} WHERE ticker IN (SELECT ticker FROM {tickers})"
     query = Query(text, {"table": Read(PRODUCTION, found.judged.reach)}, tuple(sorted(lacking)))
     return frozenset(lacking) - set(query_optional(warehouse, query, OPTIONAL)["ticker"].to_pylist())
+
+
+def nearest_split(row: checks.FailingRow) -> str:
+    """The common split that would explain a jump best, as FROM:TO."""
+    ratio = splits.nearest_simple(Decimal(str(row.before)), Decimal(str(row.after)))
+    return f"{ratio.denominator}:{ratio.numerator}"
 
 
 def bases_sql(known: Iterable[Split], first: date, last: date) -> str:

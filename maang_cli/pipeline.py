@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol, cast
 
 from maang_cli import checks, findings, gate, split_table, splits, sql
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("maang")
 
-FOLLOWS = "follows from"
-"""In the text of a jump that an earlier one explains."""
 LOAD = "load the last final session: maang run-day{flags}"
 FEW_TICKERS = 3
 """As many tickers are named in a hint."""
@@ -604,12 +601,12 @@ def _kept(audit: Audit) -> str:
     """What to do about a refusal. Only the first few rows are known here, and one example of each kind will do."""
     advice = []
     rows = [(result.check, row) for result in audit.failed for row in result.rows if row.outcome is Outcome.REFUSED]
-    jumps = (row for check, row in rows if check.name == "jump" and _may_be_true(check, row))
-    if (jump := next(jumps, None)) is not None:
-        ratio = splits.nearest_simple(Decimal(str(jump.before)), Decimal(str(jump.after)))
-        split = f"{jump.ticker}:{jump.date}:{ratio.denominator}:{ratio.numerator}"
+    if (jump := next((row for _, row in rows if row.may_be_split), None)) is not None:
+        split = f"{jump.ticker}:{jump.date}:{gate.nearest_split(jump)}"
         advice.append(f"if there was a split: maang splits --add {split}{{flags}}")
-    unlikely = (checks.Acceptance(row.ticker, row.date, check.name) for check, row in rows if _may_be_true(check, row))
+    unlikely = (
+        checks.Acceptance(row.ticker, row.date, check.name) for check, row in rows if check.acceptable and not row.follows
+    )
     if (accept := next(unlikely, None)) is not None:
         advice.append(f"if it is right: maang promote {session_flags(audit.sessions)} --accept {accept}{{flags}}")
     tickers = {row.ticker for check, row in rows if check.kind in (Kind.ROW, Kind.MISSING) and row.ticker}
@@ -620,11 +617,6 @@ def _kept(audit: Audit) -> str:
         advice.append(f"to publish the others: --allow-missing {','.join(sorted(tickers))}")
     kept = f"the rows are kept in {audit.staging}: maang show --table staging {session_flags(audit.sessions)}{{flags}}"
     return "\n".join([*advice, kept])
-
-
-def _may_be_true(check: checks.Check, row: checks.FailingRow) -> bool:
-    """Whether a person may accept the row, and no earlier row explains it."""
-    return check.acceptable and FOLLOWS not in row.found
 
 
 def session_flags(sessions: Sequence[date]) -> str:

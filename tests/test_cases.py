@@ -5,12 +5,14 @@ The same faults in made-up bars are in test_plausibility.py, tests/sources and t
 
 from __future__ import annotations
 
+import csv
 import json
 from datetime import date
 from pathlib import Path
 
 import pytest
 
+from tests import expected
 from tests.conftest import Maang, real_market
 from tests.polygon_server import Answer, PolygonServer
 
@@ -101,3 +103,16 @@ def test_wrong_value_costs_a_session_and_a_wrong_range_all_of_them(
     assert {check for each in done.result["refused"] for check in each["checks"]} == {"missing_stocks"}
     rows = maang("show", "--from", "2025-10-01", "--to", str(DAY), "--tickers", "AAPL,META", "--json").result["rows"]
     assert len(rows) == 2 * (10 - refused)
+
+
+def test_nothing_of_half_a_year_is_refused_or_unusual_once_the_split_is_known(
+    market: Path, polygon: PolygonServer, maang: Maang
+) -> None:
+    with (market / expected.MARKET_CSV).open(newline="") as file:
+        bars = [expected.Bar(date=date.fromisoformat(row.pop("date")), **row) for row in csv.DictReader(file)]
+    days = expected.serve(polygon, bars)
+    polygon.splits = [{"ticker": "NFLX", "execution_date": "2025-11-17", "split_from": 1, "split_to": 10}]
+    done = maang("backfill", "--from", str(days[0]), "--to", str(days[-1]))
+    assert done.code == 0, done.err
+    assert len(days) > 100
+    assert maang("show", "--table", "findings", "--json").result["rows"] == []

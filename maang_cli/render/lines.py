@@ -8,6 +8,7 @@ from functools import singledispatch
 from maang_cli.backfill import BackfillProgress, Plan
 from maang_cli.checks import Audit, FailingRow, Outcome
 from maang_cli.diff import ChangedCell, Differences
+from maang_cli.gate import nearest_split
 from maang_cli.missing import spans
 from maang_cli.pipeline import THE_SCHEMA, Cumulated, Dropped, Ingested, Initialized, Published, Rows
 from maang_cli.request import Request
@@ -118,7 +119,10 @@ def changed_cells(found: Differences) -> list[str]:
 def failing_row(row: FailingRow) -> str:
     """A row that fails a check, and what is wrong with it."""
     how = "" if row.outcome is Outcome.REFUSED else f" ({row.outcome})"
-    return f"{row.ticker or 'session'} {row.date}{how}: {row.found}"
+    found = row.found
+    if row.may_be_split:
+        found += f"; a split would be {nearest_split(row)}"
+    return f"{row.ticker or 'session'} {row.date}{how}: {found}"
 
 
 @line.register(Latency)
