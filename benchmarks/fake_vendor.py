@@ -26,16 +26,17 @@ LINES = re.compile(r"/lines/(\d+)/([0-9-]{10})/([0-9-]{10})\.jsonl")
 
 
 def bar(number: int, day: int, revision: int) -> dict[str, object]:
-    seed = (number * 7919 + day * 104_729 + revision * 31) % 100_003
-    low = 5 + seed % 50_000 / 100
+    """A bar that the gate lets pass: a level of the ticker's own, and a dollar at most that depends on the day."""
+    level, moved = number * 7919 % 50_000, (number * 31 + day * 104_729 + revision * 17) % 101
+    low = 5 + (level + moved) / 100
     return {
-        "v": 1000 + seed * 37.25,
+        "v": 1000 + level * 37.25 + moved,
         "vw": round(low + 1.23456, 4),
         "o": round(low + 1, 2),
         "c": round(low + 1.405, 3),
         "h": round(low + 2, 2),
         "l": round(low, 2),
-        "n": 10 + seed,
+        "n": 10 + level + moved,
     }
 
 
