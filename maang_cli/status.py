@@ -1,6 +1,6 @@
 """Is anything missing, is anything late? The tables say so; nothing is fetched or written."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -171,30 +171,44 @@ def _awaited(sessions: Iterable[date], now: datetime, max_delay: timedelta) -> d
 
 def _latency(warehouse: Warehouse, request: Request) -> Latency | None:
     """The latency of the request's last sessions."""
-    first, last = request.sessions[-LATENCY_SESSIONS:][0], request.sessions[-1]
+    return latency(stored_at(warehouse, request, request.sessions[-LATENCY_SESSIONS:]))
+
+
+def stored_at(warehouse: Warehouse, request: Request, sessions: Sequence[date]) -> list[tuple[date, datetime]]:
+    """When rows of these sessions, in order, were stored: those of today, and those that revisions have replaced."""
+    first, last = sessions[0], sessions[-1]
     text = sql.text("stored_at", first=sql.day(first), last=sql.day(last))
     reads = {"production": Read(PRODUCTION, (first, last)), "findings": Read(FINDINGS, (first, last))}
     query = Query(text, reads, request.tickers, request.spans)
     try:
         rows = query_optional(warehouse, query, (FINDINGS,)).to_pylist()
     except TableMissing:
-        return None
-    return latency((row["date"], row["stored_at"]) for row in rows if row["date"] in request.sessions)
+        return []
+    wanted = frozenset(sessions)
+    return [(row["date"], row["stored_at"]) for row in rows if row["date"] in wanted]
 
 
-def latency(stored: Iterable[tuple[date, datetime]]) -> Latency | None:
-    """From when rows of sessions were stored. Early rows don't count: it took until the session was stored again."""
-    delays: dict[date, timedelta] = {}
+def delays(stored: Iterable[tuple[date, datetime]]) -> dict[date, timedelta]:
+    """The latency of each session that has one, from when its rows were stored. Early rows don't count: it took until the session
+    was stored again.
+    """
+    found: dict[date, timedelta] = {}
     for day, moment in stored:
         delay = moment - calendar.final(day)
         if timedelta(0) <= delay <= BACKFILLED:
-            delays[day] = min(delay, delays.get(day, delay))
-    if not delays:
+            found[day] = min(delay, found.get(day, delay))
+    return found
+
+
+def latency(stored: Iterable[tuple[date, datetime]]) -> Latency | None:
+    """From when rows of sessions were stored."""
+    found = delays(stored)
+    if not found:
         return None
-    ordered = sorted(delays.values())
+    ordered = sorted(found.values())
     median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-    worst = max(delays, key=lambda day: delays[day])
-    return Latency(len(delays), median, delays[worst], worst)
+    worst = max(found, key=lambda day: found[day])
+    return Latency(len(found), median, found[worst], worst)
 
 
 def _mistaken(warehouse: Warehouse, request: Request) -> MistakenRows | None:

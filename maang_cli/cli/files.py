@@ -43,14 +43,24 @@ def target(kind: Format | None, out: Path | None, *, as_json: bool) -> Target:
         kind = kind or next((each for each in Format if out.suffix.lower() == f".{each}"), None)
         if kind in {None, Format.table}:
             raise SettingsError(f"--out {out}: CSV or Parquet?", hint="end the name in .csv or .parquet, or give --format")
-        out = out.expanduser().resolve()  # a link is followed, not replaced
-        if out.exists() and not out.is_file():
-            raise SettingsError(f"{out} is not a file", hint="give --out another name")
-        if not out.parent.is_dir():
-            raise SettingsError(f"there is no folder {out.parent}", hint="create it, or give --out another name")
+        out = writable(out)
     elif kind is Format.parquet and sys.stdout.isatty():
         raise SettingsError("Parquet is not for a terminal", hint="give --out FILE, or send stdout to a file or a program")
     return Target(kind or Format.table, out)
+
+
+def writable(out: Path) -> Path:
+    """The file that `--out` names.
+
+    Raises:
+        SettingsError: it can't be a file.
+    """
+    out = out.expanduser().resolve()  # a link is followed, not replaced
+    if out.exists() and not out.is_file():
+        raise SettingsError(f"{out} is not a file", hint="give --out another name")
+    if not out.parent.is_dir():
+        raise SettingsError(f"there is no folder {out.parent}", hint="create it, or give --out another name")
+    return out
 
 
 def write(rows: pa.Table, to: Target, reply: Reply) -> None:
@@ -63,8 +73,18 @@ def write(rows: pa.Table, to: Target, reply: Reply) -> None:
     data = as_csv(rows) if to.format is Format.csv else as_parquet(rows)
     if to.path is None:
         reply.write(data)
-        return
-    reply.unfinished = part = to.path.with_name(f".maang-{os.urandom(4).hex()}.part")
+    else:
+        replace_file(to.path, data, reply)
+
+
+def replace_file(path: Path, data: bytes, reply: Reply) -> None:
+    """Make `data` the file's content, all of it or nothing.
+
+    Raises:
+        SettingsError: the file can't be written.
+        MayHeal: the disk is full.
+    """
+    reply.unfinished = part = path.with_name(f".maang-{os.urandom(4).hex()}.part")
     try:
         try:
             with part.open("xb") as file:
@@ -72,13 +92,13 @@ def write(rows: pa.Table, to: Target, reply: Reply) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             with suppress(FileNotFoundError):
-                part.chmod(to.path.stat().st_mode & 0o777)
-            part.replace(to.path)
+                part.chmod(path.stat().st_mode & 0o777)
+            part.replace(path)
         finally:
             with suppress(OSError):
                 part.unlink()
     except OSError as exc:
-        message = f"{to.path} can't be written: {exc.strerror}"
+        message = f"{path} can't be written: {exc.strerror}"
         if exc.errno in NO_SPACE:
             raise MayHeal(message, hint="free some space, then run the same command again") from exc
         raise SettingsError(message, hint="give --out a file that you may write") from exc

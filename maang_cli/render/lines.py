@@ -94,13 +94,13 @@ def _plan(value: Plan) -> str:
     cached = f", {reused(value)}" if value.calls.cached else ""
     return (
         f"{plural(len(value.to_fetch), 'session')} to fetch, {_calls(value)}{cached}, "
-        f"about {plural(value.rows, 'row')}, {plural(value.commits, 'commit')}, {_duration(value.seconds)}"
+        f"about {plural(value.rows, 'row')}, {plural(value.commits, 'commit')}, {duration(value.seconds)}"
     )
 
 
 @line.register(BackfillProgress)
 def _backfill_progress(value: BackfillProgress) -> str:
-    left = "" if value.seconds_left is None else f", {_duration(value.seconds_left)} left"
+    left = "" if value.seconds_left is None else f", {duration(value.seconds_left)} left"
     fetched = f"fetched {value.calls} of {plural(value.all_calls, 'call')}, " if value.all_calls else ""
     return f"{fetched}published {value.sessions} of {plural(value.all_sessions, 'session')} ({plural(value.rows, 'row')}){left}"
 
@@ -127,7 +127,7 @@ def failing_row(row: FailingRow) -> str:
 
 @line.register(Latency)
 def _latency(value: Latency) -> str:
-    median, worst = (_duration(delay.total_seconds()) for delay in (value.median, value.worst))
+    median, worst = (duration(delay.total_seconds()) for delay in (value.median, value.worst))
     return f"latency of {plural(value.sessions, 'session')}: median {median}, worst {worst} ({value.worst_session})"
 
 
@@ -179,7 +179,7 @@ def fetch_splits(stored: tuple[date, date]) -> str:
 
 def cost(plan: Plan) -> str:
     """How long a backfill takes, and why."""
-    return f"{_duration(plan.seconds)} ({_calls(plan)})"
+    return f"{duration(plan.seconds)} ({_calls(plan)})"
 
 
 def reused(plan: Plan) -> str:
@@ -191,7 +191,7 @@ def _calls(plan: Plan) -> str:
     return plural(plan.calls.total, "call") + (f" at {plan.per_minute} a minute" if plan.per_minute else "")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
