@@ -25,6 +25,8 @@ SLOW_FILES = STEPS_FILES | {
     "test_market.py",
     "test_power_cut.py",
     "test_progress.py",
+    "test_report.py",
+    "test_report_page.py",
     "test_retention.py",
     "test_selection.py",
     "test_transcripts.py",

@@ -249,6 +249,7 @@ def test_json_page_lists_the_keys_of_every_result(maang: Maang) -> None:
     calls |= dict.fromkeys(("plan", "backfill", "status"), on_day) | dict.fromkeys(
         ("config", "doctor", "maintain", "splits"), sample
     )
+    calls["report"] = on_day
     calls["sql"] = ("SELECT 1 AS number", *sample)
     assert sorted(calls) == sorted(command_names())
     envelope = [cells[0].strip("`") for cells in table(ROOT / "docs/json.md", "key")]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,10 @@ from maang_cli.cli.context import Run
 from maang_cli.cli.files import Format
 from maang_cli.cli.options import DAY, NOT_OFFERED, SessionOptions, SharedOptions, parameters, parse_date, parse_duration, take
 from maang_cli.errors import SettingsError
+from maang_cli.sources import SOURCES
+
+if TYPE_CHECKING:
+    from maang_cli.report import Report
 
 # What a command needs beyond this is imported when it runs: `maang --help` loads no driver. Each command makes its request
 # before it opens a source or a warehouse, so that a closed market or an invalid date opens nothing.
@@ -240,6 +244,51 @@ def sql(
 
     to = files.target(format, out, as_json=run.options.json)
     run.deliver(reading.select(run.warehouse, query), to)
+
+
+@command("report", EVERYDAY, without=["ok_if_no_session"])
+def report(
+    run: Run,
+    select: SessionOptions,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The HTML file; all of it or nothing.")] = Path("maang-report.html"),
+) -> None:
+    """Make one HTML page of the tables: what is stored, prices, what the gate said, latency, revisions. It loads nothing else.
+
+    Without dates: the last 250 stored sessions, and those that are missing since then.
+
+    Example: `maang report --last 60 --out maang-report.html`
+    """
+    path = files.writable(out)
+    page = _page_maker()
+    from maang_cli import report
+
+    request = run.request(select, required=False)
+    now = datetime.now(UTC)
+    if not request.sessions:
+        request = replace(request, sessions=report.sessions_to_show(run.warehouse, request, now))
+        run.reply.sessions = request.sessions
+    found = report.gather(run.warehouse, request, now, made_up=SOURCES[run.settings.source].made_up)
+    if found.verdict is not None:
+        found.verdict.hint = run.options.fill_in(found.verdict.hint)
+    data = page(found).encode()
+    files.replace_file(path, data, run.reply)
+    run.finish(report.Written(path, len(data), found))
+
+
+def _page_maker() -> Callable[["Report"], str]:
+    """What makes the page of a report.
+
+    Raises:
+        SettingsError: the extra `report` is not installed.
+    """
+    try:
+        from maang_cli.render.report import page
+    except ModuleNotFoundError as exc:
+        raise SettingsError(
+            f"what makes the page is not installed: no module {exc.name}",
+            hint="install it from a clone of maang: uv run --extra report maang .., or pip install '.[report]'",
+        ) from exc
+    return page
 
 
 @command("init-tables", STEPS, without=["allow_missing"])

@@ -17,6 +17,7 @@ from maang_cli.errors import MaangError, NoSession
 from maang_cli.missing import StaleWindows
 from maang_cli.pipeline import Cumulated, DayRun, Published, Rows
 from maang_cli.reading import Selected
+from maang_cli.report import Written
 from maang_cli.request import Request
 from maang_cli.sessions import final_at
 from maang_cli.status import Latency, Status
@@ -219,6 +220,20 @@ def _in_json(value: object) -> object:
     if value is None or isinstance(value, bool | int | str | Decimal | date):  # a datetime is a date
         return value
     return value if isinstance(value, float) and isfinite(value) else str(value)
+
+
+@document.register(Written)
+def _written(value: Written) -> dict[str, Any]:
+    found = value.report
+    return {
+        "file": str(value.path),
+        "bytes": value.bytes,
+        "level": found.level,
+        "verdict": found.verdict and found.verdict.message,
+        "charts": [prices.ticker for prices in found.prices],
+        "findings": len(found.findings),
+        "revisions": len(found.revisions),
+    }
 
 
 def _refused(refused: Mapping[date, Sequence[str]]) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ from maang_cli.render.lines import (
     split_line,
     universe,
 )
+from maang_cli.report import Written
 from maang_cli.sessions import final_at, in_new_york
 from maang_cli.status import Status
 from maang_cli.user_splits import Edited, Listed
@@ -324,6 +325,14 @@ def _mistaken(value: Status) -> Iterator[str]:
         rows = f"{plural(wrong.rows, 'row')} of {wrong.ticker} from {wrong.first} to {wrong.last}"
         command = f"maang backfill --from {wrong.first} --to {wrong.last} --refetch"
         yield escape(f"{rows}: of another security, which had this symbol; replace them: {command}")
+
+
+@people.register(Written)
+def _written(value: Written) -> Iterator[str]:
+    found = value.report
+    request = found.status.request
+    what = f"{plural(len(request.sessions), 'session')} and {plural(len(request.tickers), 'ticker')}"
+    yield escape(f"{found.level}: a report of {what}, {bytes_of(value.bytes)}, is in {value.path}")
 
 
 @people.register(Listed)

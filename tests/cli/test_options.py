@@ -23,7 +23,7 @@ from tests.conftest import Maang
 from tests.polygon_server import PolygonServer, row
 
 PANELS = {
-    "Everyday": ["run-day", "backfill", "status", "show", "sql"],
+    "Everyday": ["run-day", "backfill", "status", "show", "sql", "report"],
     "Steps of a day": ["init-tables", "ingest", "check", "promote", "cumulate", "drop-staging"],
     "Inspect": ["diff", "plan", "config", "doctor"],
     "Maintain": ["splits", "maintain"],
@@ -41,11 +41,13 @@ OWN = {
     "plan": {"--refetch"},
     "show": {"--table", "--as-of", "--adjusted", "--format", "--out"},
     "sql": {"--format", "--out"},
+    "report": {"--out"},
     "splits": {"--add", "--ignore", "--clear"},
     "init-tables": {"--only"},
 }
 MEANINGLESS = {
     "status": {"--ok-if-no-session"},
+    "report": {"--ok-if-no-session"},
     "plan": {"--ok-if-no-session"},
     "show": {"--allow-missing", "--ok-if-no-session"},
     "sql": {"--allow-missing", "--ok-if-no-session", "--tickers", *SESSIONS},

@@ -38,6 +38,7 @@ RESULTS: dict[str, tuple[Sequence[str], Sequence[str], set[str]]] = {
     "cumulate": (TWO_DAYS, [DAY, NEXT_DAY], CHANGES | {"missing"}),
     "show": (["--from", DAY, "--to", NEXT_DAY], [DAY, NEXT_DAY], {"table", "rows", "adjusted", "missing"}),
     "sql": (["SELECT count(*) FROM production"], [], {"columns", "rows"}),
+    "report": (TWO_DAYS, [DAY, NEXT_DAY], {"file", "bytes", "level", "verdict", "charts", "findings", "revisions"}),
     "drop-staging": (TWO_DAYS, [DAY, NEXT_DAY], {"staging", "dropped", "refused"}),
     "run-day": (ON_DAY, [DAY], {"ingest", "check", "promote", "cumulate"}),
     "plan": (
