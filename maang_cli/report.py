@@ -14,7 +14,7 @@ from typing import Any
 from maang_cli import closures, pipeline, split_table, splits, sql, status
 from maang_cli import sessions as calendar
 from maang_cli.errors import MaangError
-from maang_cli.pipeline import Request
+from maang_cli.request import Request
 from maang_cli.splits import Split
 from maang_cli.status import Status
 from maang_cli.tables import CUMULATIVE, FINDINGS, PRODUCTION, STORED

@@ -18,9 +18,9 @@ import pytest
 from maang_cli import pipeline, report, sessions, sql, status, user_splits
 from maang_cli.checks import AllowMissing
 from maang_cli.errors import GateRefused
-from maang_cli.pipeline import Request
 from maang_cli.render.report import page
 from maang_cli.report import Level, Report, State
+from maang_cli.request import Request
 from maang_cli.sessions import NEW_YORK
 from maang_cli.sources import SOURCES
 from maang_cli.tables import CUMULATIVE, FINDINGS, SPLITS
