@@ -28,6 +28,8 @@ BATCH_ROWS = 250_000
 """Rows of one batch, which is one commit a table. Merging its windows takes about 400 MB of memory."""
 BATCH_MINUTES = 10
 """The most minutes of grouped calls in one batch, at the key's pace: what a killed run may have to fetch again."""
+DRY_RUN = "dry-run"
+"""Not a ticker. With it in the universe a dry run has staging tables of its own, and what a refused run has staged stays."""
 BATCH_CALLS = 100
 """The most grouped calls in one batch, if the key's pace is not known."""
 
@@ -177,6 +179,10 @@ def run(source: Source, warehouse: Warehouse, todo: Plan, report: Callable[[Back
     published until then stays, and the same command finishes the rest.
     """
     request = todo.request
+    for each in request.accept:
+        in_batch = (day for batch in todo.batches if each.ticker in (None, *batch.tickers) for day in batch.sessions)
+        if each.session not in in_batch:
+            log.warning("nothing to accept: %s is not fetched; --refetch fetches it again", each)
     pipeline.init_tables(warehouse, request, only=(pipeline.SCHEMA, "production", "cumulative"))
     production, cumulative = (Replaced(warehouse.full_name(table)) for table in (PRODUCTION, CUMULATIVE))
     done = Backfilled(todo, production, cumulative)
@@ -243,9 +249,9 @@ class Compared:
             errors = list(self.failed.values())
             message = f"{missing.spans(self.failed)} could not be compared: {errors[0].message}"
             return type(errors[0])(message, hint=errors[0].hint)
-        if not self.differences:
+        days = {*self.differences.new, *self.differences.changed}
+        if not days:
             return None
-        days: set[date] = {day for how in ("new", "changed", "removed") for day in getattr(self.differences, how)}
         hint = f"publish them: maang backfill --refetch {pipeline.session_flags(sorted(days))}{{flags}}"
         return PartlyRefused(f"{missing.spans(days)}: the source has other bars than {self.differences.table}", hint=hint)
 
@@ -262,7 +268,7 @@ def compare(source: Source, warehouse: Warehouse, todo: Plan, report: Callable[[
         for batch, fetched in zip(todo.batches, answers, strict=True):
             failed |= fetched.failed
             if sessions := tuple(day for day in batch.sessions if day not in fetched.failed):
-                mine = _part(request, batch, sessions)
+                mine = replace(_part(request, batch, sessions), universe=(*request.tickers, DRY_RUN))
                 try:
                     warehouse.stage(mine.staging, to_stage(fetched.rows, datetime.now(UTC)))
                     found += pipeline.diff(warehouse, mine)
@@ -304,7 +310,7 @@ def _publish_batch(
             if published.revised is not None:
                 done.revised = published.revised if done.revised is None else done.revised + published.revised
             done.production += published.replaced
-            cumulated = pipeline.cumulate(warehouse, replace(mine, sessions=audit.passing))
+            cumulated = pipeline.cumulate(warehouse, replace(mine, sessions=audit.passing, left_out=frozenset()))
             done.cumulative += cumulated.replaced
         if audit.passed:
             pipeline.drop_staging(warehouse, mine)

@@ -150,8 +150,8 @@ class FailingRow:
 
     @property
     def may_be_split(self) -> bool:
-        """Whether it is a jump of its own."""
-        return self.before is not None and self.after is not None and not self.follows
+        """Whether it is a jump of its own, between prices that cents can express."""
+        return all(price is not None and Decimal(price) > 0 for price in (self.before, self.after)) and not self.follows
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class Audit:
 
     @property
     def passing(self) -> tuple[date, ...]:
-        """Sessions on which every check passed."""
+        """Sessions that are not refused."""
         refused = self.refused
         return tuple(day for day in self.sessions if day not in refused)
 

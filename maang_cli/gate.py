@@ -100,7 +100,7 @@ def publish(warehouse: Warehouse, request: Request, found: Audit, *, revise: boo
         found.judged,
         requested={day: found.judged.requested[day] for day in passing},
         refused=frozenset(),
-        held=frozenset(key for key in found.held if key[1] not in found.refused),
+        held=found.held,
     )
     query = passing_query(request, found)
     refuse_if = _on_audit(request, judged, checks.forbidden_sql(judged.held))
@@ -114,8 +114,7 @@ def publish(warehouse: Warehouse, request: Request, found: Audit, *, revise: boo
 
 def passing_query(request: Request, found: Audit) -> Query:
     """What production receives of an audited staging table."""
-    held = [key for key in found.held if key[1] not in found.refused]
-    return publish_query(request.staging, request.tickers, found.passing, request.spans, held)
+    return publish_query(request.staging, request.tickers, found.passing, request.spans, found.held)
 
 
 def publish_query(

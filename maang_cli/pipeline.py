@@ -620,8 +620,9 @@ def _kept(audit: Audit) -> str:
 
 
 def session_flags(sessions: Sequence[date]) -> str:
-    """The flags that select these sessions, of which there is at least one, in order."""
-    if len(sessions) > 1 and tuple(sessions) == calendar.between(sessions[0], sessions[-1]):
+    """The flags that select these sessions, of which there is at least one, in order. A range has only final sessions."""
+    in_range = len(sessions) > 1 and calendar.is_final(sessions[-1], datetime.now(UTC))
+    if in_range and tuple(sessions) == calendar.between(sessions[0], sessions[-1]):
         return f"--from {sessions[0]} --to {sessions[-1]}"
     return " ".join(f"--date {day}" for day in sessions)
 

@@ -274,7 +274,7 @@ def _prices(warehouse: Warehouse, request: Request, findings: Iterable[Mapping[s
 
 def _mark(row: Mapping[str, Any]) -> Mark:
     if row["kind"] == "revision":
-        return Mark(row["date"], "revision", f"{row['name']} {row['outcome']}: {row['before']} to {row['after']}")
+        return Mark(row["date"], "revision", row["found"])
     return Mark(row["date"], row["outcome"], f"{row['name']} {row['outcome']}: {row['found']}")
 
 

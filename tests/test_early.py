@@ -13,6 +13,7 @@ from maang_cli.checks import AllowMissing
 from maang_cli.errors import NotPublishedYet
 from maang_cli.schemas import to_stage
 from maang_cli.sessions import NEW_YORK
+from tests.conftest import Maang
 from tests.test_missing import warehouse
 from tests.test_pipeline import DAY, DAYS, TICKERS, Feed, Recorder, bar, feed, request_for
 
@@ -157,3 +158,10 @@ def test_early_range_ends_with_the_session_that_is_over() -> None:
     assert sessions.select_range(first, None, AFTERNOON, early=True).sessions == (first, DAY)
     morning = AFTERNOON.replace(hour=9)
     assert sessions.select_range(first, None, morning, early=True).sessions == (first,)
+
+
+def test_confirmed_rows_are_no_revision_in_json(feed: Feed, maang: Maang) -> None:
+    take(feed)
+    done = maang("run-day", "--date", str(DAY), "--tickers", ",".join(TICKERS), "--json")
+    assert done.code == 0, done.err
+    assert (done.result["promote"]["updated"], done.result["promote"]["revised"]) == (len(TICKERS), None)

@@ -126,7 +126,7 @@ def test_dry_run_shows_differences_and_writes_nothing(feed: Feed) -> None:
     assert [(cell.column, cell.after) for cell in found.differences.cells] == [("close", Decimal("333.33"))]
     error = found.verdict()
     assert isinstance(error, PartlyRefused)
-    assert f"maang backfill --refetch --from {ONE[0]} --to {DAY}" in error.hint
+    assert f"maang backfill --refetch --date {DAY}" in error.hint
     assert (feed.tables(), feed.warehouse.tables(), stored(feed.warehouse)) == (tables, names, [])
 
 
@@ -207,3 +207,38 @@ def test_refused_staging_of_several_sessions_is_found_by_any_of_its_days(feed: F
     with pytest.raises(NotStaged, match="staged together with other sessions") as caught:
         pipeline.check(feed.warehouse, request_for(DAY))
     assert f"--from {ONE[0]} --to {DAY}" in caught.value.hint
+
+
+def test_dry_run_that_finds_only_vanished_rows_exits_0(feed: Feed) -> None:
+    """A refetch would keep them, so that there is nothing to do."""
+    feed.load(request_for(*ONE))
+    feed.withdraw("META", day=DAY)
+    found = compare(feed, request_for(*ONE))
+    assert found.differences.removed == {DAY: frozenset({"META"})}
+    assert found.verdict() is None
+
+
+def test_dry_run_keeps_what_a_refused_run_has_staged(feed: Feed) -> None:
+    feed.load(request_for())
+    feed.serve(bar("META", DAY, volume="0"))
+    refetch(feed, request_for())
+    staged = pipeline.show(feed.warehouse, request_for(), "staging").rows
+    compare(feed, request_for())
+    assert pipeline.show(feed.warehouse, request_for(), "staging").rows.equals(staged)
+
+
+def test_refetch_of_tickers_that_have_all_vanished_keeps_their_rows(feed: Feed) -> None:
+    feed.load(request_for(*ONE))
+    before = feed.tables()
+    for day in ONE:
+        feed.withdraw("META", day=day)
+    done = refetch(feed, request_for(*ONE, tickers=("META",)))
+    assert done.verdict() is None
+    assert feed.tables() == before
+
+
+def test_acceptance_of_a_row_that_is_not_fetched_is_a_warning(feed: Feed, caplog: pytest.LogCaptureFixture) -> None:
+    feed.load(request_for())
+    request = replace(request_for(), accept=(findings.parse_acceptance(f"META:{DAY}:jump"),))
+    backfill.run(feed.source, feed.warehouse, backfill.plan(feed.source, feed.warehouse, request), lambda _: None)
+    assert f"nothing to accept: META:{DAY}:jump is not fetched" in caplog.text

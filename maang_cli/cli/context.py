@@ -81,7 +81,7 @@ class Run:
         made_up = SOURCES[self.settings.source].made_up  # the settings first: they may close a day
         selection = select.select(now, fetches=fetches, early=early)
         if selection is None and default_to_last:
-            selection = sessions.Selection((sessions.last_final(now),))
+            selection = sessions.Selection(((sessions.last_over if early else sessions.last_final)(now),))
         if selection is None and required:
             raise SettingsError("no session is selected", hint="give --date, such as --date 2025-10-14, or --from and --to")
         if fetches:

@@ -89,7 +89,7 @@ def _published(value: Published) -> dict[str, Any]:
         "refused": _refused(value.audit.refused),
         "allowed": [asdict(row) for row in value.allowed],
         "held": _tickers(value.held),
-        "revised": value.revised and document(value.revised),
+        "revised": document(value.revised) if value.revised else None,
     }
 
 
@@ -154,7 +154,7 @@ def _backfilled(value: Backfilled) -> dict[str, Any]:
         "staging": value.kept,
         "allowed": value.allowed,
         "held": _tickers(value.held),
-        "revised": value.revised and document(value.revised),
+        "revised": document(value.revised) if value.revised else None,
     }
 
 

@@ -8,7 +8,7 @@ from functools import singledispatch
 from maang_cli.backfill import Backfilled, Compared
 from maang_cli.checks import Audit, Outcome
 from maang_cli.errors import ExitCode
-from maang_cli.missing import spans
+from maang_cli.missing import brief_spans
 from maang_cli.pipeline import DayRun
 from maang_cli.render.lines import failing_row
 from maang_cli.render.tables import missing_bars, refusals, revised, stale_windows, unavailable
@@ -19,6 +19,9 @@ FEW_ROWS = 5
 MOST_CHARACTERS = 1900
 """What the details may bring a message to. Discord refuses a message of more than 2000 characters, which is the least of the
 usual services."""
+
+MOST_OF_ERROR = 1000
+"""Characters of the error that a message has."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ def message(command: str, sessions: Sequence[date], code: int, error: str, hint:
     `result`: what the command found until then, if anything.
     """
     ended = ExitCode(code)
-    run = f"maang {command} {spans(sessions)}".rstrip()
-    first = [ended.meaning, f"error: {error}"]
+    run = f"maang {command} {brief_spans(sessions) if sessions else ''}".rstrip()
+    first = [ended.meaning, f"error: {error if len(error) <= MOST_OF_ERROR else f'{error[:MOST_OF_ERROR]}..'}"]
     last = [f"hint: {line}" for line in hint.splitlines()]
     room = MOST_CHARACTERS - len("\n".join([*first, *last]))
     details = list(_details(result))

@@ -44,7 +44,7 @@ class Fetched:
     """One batch of sessions."""
 
     rows: pa.Table
-    """In staging's columns."""
+    """In the columns of `tables.FETCHED_COLUMNS`."""
     failed: Mapping[date, MaangError]
     """Sessions that the source could not deliver, and why. They have no rows."""
 

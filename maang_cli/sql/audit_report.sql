@@ -1,5 +1,5 @@
--- The audit as a report: for each check, outcome and session a count and the first few failing rows; every row that is held, and
--- every missing bar that is allowed.
+-- The audit as a report: for each check, outcome and session a count and the first few failing rows; every row that is held or
+-- accepted, and every missing bar that is allowed.
 WITH numbered AS (
   SELECT
     *,
@@ -9,5 +9,5 @@ WITH numbered AS (
 )
 SELECT check_name, ticker, date, found, before, after, outcome, failing
 FROM numbered
-WHERE position <= {few} OR outcome IN ('allowed', 'held')
+WHERE position <= {few} OR outcome IN ('allowed', 'held', 'accepted')
 ORDER BY check_name, outcome, date, position

@@ -43,7 +43,7 @@ class _WrongValue(Exception):
 @dataclass(frozen=True)
 class Page:
     rows: pa.Table
-    """In staging's columns."""
+    """In the columns of `tables.FETCHED_COLUMNS`."""
     total: int
     """How many rows the answer has, other tickers' rows included."""
     next_url: str | None = None

@@ -248,6 +248,8 @@ class LocalWarehouse:
                 relations = self._relations(query)
                 with self._store.reading(*relations.files):
                     new = self._run(query, relations.names).cast(arrow_schema(table.value_columns))
+                if not new.num_rows:
+                    return 0
                 existing, tasks = self._partitions(table, target, set(new["date"].to_pylist()))
                 columns = ", ".join(table.values)
                 known = {"new": new, "old": existing.rows}
