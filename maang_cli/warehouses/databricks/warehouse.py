@@ -363,7 +363,13 @@ class DatabricksWarehouse:
         return TableMissing(_named(exc, tables) or tables[0])
 
     def _explain(self, exc: Unfit, tables: Sequence[Table]) -> NoReturn:
-        """Raise why a statement does not fit the tables: one of them has other columns; otherwise the warehouse's own error."""
+        """Raise why a statement does not fit the tables: one of them has other columns; otherwise the warehouse's own error.
+
+        Another run may be replacing a staging table, which then has no columns for a moment: it counts as missing.
+        """
+        replaced = [table for table in tables if not table.partitioned]
+        if replaced and "UNRESOLVED_COLUMN.WITHOUT_SUGGESTION" in str(exc):
+            raise TableMissing(replaced[0]) from exc
         for table in {table.name: table for table in tables}.values():
             found = (self._look(table) or {}).get(table.name)
             if found is not None:

@@ -177,6 +177,20 @@ def test_day_is_done_although_another_principal_owns_staging(databricks: StandIn
     assert databricks.rows("SELECT count(*) AS rows FROM maang.daily_stock_prices_cumulative") == [{"rows": 5}]
 
 
+def test_staging_that_has_no_columns_for_a_moment_is_staged_again(
+    databricks: StandIn, polygon: PolygonServer, maang: Maang
+) -> None:
+    """Another run of the same request replaces it."""
+    serve_day(polygon)
+    error = "[UNRESOLVED_COLUMN.WITHOUT_SUGGESTION] A column with name `s`.`session` cannot be resolved. SQLSTATE: 42703"
+    faults = iter([Fault(error=error)])
+    databricks.fault = lambda statement: next(faults, None) if "-- The audit as a report" in statement else None
+    done = maang("run-day", "--date", str(DAY))
+    assert done.code == 0, done.err
+    assert next(faults, None) is None
+    assert databricks.rows("SELECT count(*) AS rows FROM maang.daily_stock_prices") == [{"rows": 5}]
+
+
 NOT_RUN = [
     Fault(error="[INTERNAL_ERROR] The node was lost. SQLSTATE: XX000"),
     Fault(error="[DELTA_CONCURRENT_APPEND] Files were added. SQLSTATE: 2D521"),
