@@ -76,7 +76,6 @@ def test_diff_is_what_promote_then_changes(feed: Feed) -> None:
     assert not pipeline.diff(feed.warehouse, request)
 
 
-@pytest.mark.on_spark
 def test_diff_of_the_windows_is_what_cumulate_then_changes(feed: Feed) -> None:
     feed.load(request_for(*DAYS[:5]))
     before = feed.rows("cumulative")

@@ -212,7 +212,6 @@ def test_order_in_which_sessions_are_loaded_does_not_matter(feed: Feed) -> None:
     feed.assert_recomputed([bar for bar in feed.bars.values() if bar.date in days])
 
 
-@pytest.mark.on_spark
 def test_revised_session_changes_its_own_window_and_the_next_six_only(feed: Feed) -> None:
     feed.load(request_for(*DAYS))
     before = {part: by_key(rows) for part, rows in feed.tables().items()}
@@ -321,7 +320,6 @@ def test_promote_audits_without_a_check_before_it(feed: Feed) -> None:
     assert feed.rows("production") == []
 
 
-@pytest.mark.on_spark
 def test_refused_session_does_not_stop_the_others(feed: Feed) -> None:
     feed.serve(crossed("META", DAYS[1]))
     run = feed.load(request_for(*DAYS[:3]))
@@ -564,7 +562,6 @@ def test_staging_that_is_dropped_on_every_attempt_is_worth_a_retry(feed: Feed) -
     race.assert_unchanged()
 
 
-@pytest.mark.on_spark
 def test_failure_after_publishing_says_what_was_published(feed: Feed) -> None:
     def drop(step: str) -> None:
         if step == "cumulate":

@@ -249,7 +249,6 @@ def test_backfill_repairs_the_windows_of_an_older_version(split_feed: Feed) -> N
     assert pipeline.init_tables(split_feed.warehouse, request).without_splits is None
 
 
-@pytest.mark.on_spark
 def test_user_adds_ignores_and_clears_a_split_and_the_windows_follow(split_feed: Feed) -> None:
     split_feed.polygon.splits = []
     split_feed.load(Request(TICKERS, DAYS, accept=UNLISTED))
