@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import date, timedelta
 from typing import Any
@@ -10,10 +10,9 @@ from typing import Any
 from maang_cli import splits, sql
 from maang_cli.splits import Claim, Claims, Key, Night, Split
 from maang_cli.tables import PRODUCTION, SPLITS, Table
-from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse
+from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse, query_optional
 
 _KINDS = {column.name: column.type for column in SPLITS.value_columns}
-_BARS = {"ticker": "STRING", "date": "DATE", "open": "DECIMAL(10,2)", "close": "DECIMAL(10,2)", "staged": "BOOLEAN"}
 NIGHT_DAYS = 10
 """How many days before a split the last close may be."""
 
@@ -38,11 +37,8 @@ def stored(warehouse: Warehouse, tickers: Sequence[str], first: date, last: date
     A table that does not exist has none.
     """
     text = f"-- The known splits of these tickers.\n{_stored(_between(first, last))}\nORDER BY ticker, date"
-    try:
-        rows = warehouse.query(Query(text, {"splits": Read(SPLITS, (first, last))}, tuple(tickers))).to_pylist()
-    except TableMissing:
-        return ()
-    return tuple(_split(row) for row in rows)
+    query = Query(text, {"splits": Read(SPLITS, (first, last))}, tuple(tickers))
+    return tuple(_split(row) for row in query_optional(warehouse, query, [SPLITS]).to_pylist())
 
 
 def read(
@@ -61,30 +57,17 @@ def read(
     replace production's.
     """
     claimed = sorted({(claim.ticker, splits.session_of(claim.executed)) for claim in claims})
-    missing: list[Table] = []
-    while True:
-        try:
-            rows = warehouse.query(known_query(tickers, first, last, claimed, staged, missing)).to_pylist()
-        except TableMissing as exc:
-            missing.append(exc.table)
-        else:
-            known = tuple(_split(row) for row in rows if row["state"] is not None)
-            return known, {(row["ticker"], row["date"]): Night(row["previous_close"], row["first_open"]) for row in rows}
+    query = known_query(tickers, first, last, claimed, staged)
+    rows = query_optional(warehouse, query, query.tables).to_pylist()
+    known = tuple(_split(row) for row in rows if row["state"] is not None)
+    return known, {(row["ticker"], row["date"]): Night(row["previous_close"], row["first_open"]) for row in rows}
 
 
-def known_query(
-    tickers: Sequence[str],
-    first: date,
-    last: date,
-    claimed: Iterable[Key],
-    staged: Table | None,
-    missing: Collection[Table] = (),
-) -> Query:
-    """What `read` asks for. `missing`: tables that do not exist."""
+def known_query(tickers: Sequence[str], first: date, last: date, claimed: Iterable[Key], staged: Table | None) -> Query:
+    """What `read` asks for."""
     near = first - splits.SAME_SPLIT_DAYS, last + splits.SAME_SPLIT_DAYS
-    every = {"splits": Read(SPLITS, near), "production": Read(PRODUCTION, (first - timedelta(NIGHT_DAYS), last))}
-    every |= {"staging": Read(staged)} if staged else {}
-    reads = {name: each for name, each in every.items() if each.table not in missing}
+    reads = {"splits": Read(SPLITS, near), "production": Read(PRODUCTION, (first - timedelta(NIGHT_DAYS), last))}
+    reads |= {"staging": Read(staged)} if staged else {}
     users = f"source = {sql.string(splits.USER)} AND {_between(*near)}"
     bars = (
         f"SELECT ticker, date, open, close, {name == 'staging'} AS staged FROM {{{name}}}"
@@ -92,9 +75,9 @@ def known_query(
     )
     text = sql.text(
         "known_splits",
-        stored=_stored(f"({_between(first, last)} OR {users})") if "splits" in reads else sql.relation(_KINDS, ()),
+        stored=_stored(f"({_between(first, last)} OR {users})"),
         claimed=sql.relation({"ticker": "STRING", "date": "DATE"}, ([sql.string(name), sql.day(day)] for name, day in claimed)),
-        bars="\nUNION ALL\n".join(bars) or sql.relation(_BARS, ()),
+        bars="\nUNION ALL\n".join(bars),
         night_days=str(NIGHT_DAYS),
         columns=", ".join(f"s.{name}" for name in list(_KINDS)[2:]),
     )
