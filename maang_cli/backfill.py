@@ -3,12 +3,15 @@
 The tables say what is left to do, so the next run finishes one that was killed.
 """
 
+from __future__ import annotations
+
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
 
 from maang_cli import missing, pipeline, split_table
 from maang_cli import sessions as calendar
@@ -17,10 +20,13 @@ from maang_cli.diff import Differences
 from maang_cli.errors import GateRefused, MaangError, MayHeal, PartlyRefused, SourceFailed
 from maang_cli.request import Request
 from maang_cli.schemas import to_stage
-from maang_cli.sources.base import Calls, Fetched, Resume, Source
+from maang_cli.sources.base import Calls, Resume, Source
 from maang_cli.splits import Claims
 from maang_cli.tables import CUMULATIVE, PRODUCTION
 from maang_cli.warehouses.base import Replaced, Warehouse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger("maang")
 
@@ -28,10 +34,10 @@ BATCH_ROWS = 250_000
 """Rows of one batch, which is one commit a table. Merging its windows takes about 400 MB of memory."""
 BATCH_MINUTES = 10
 """The most minutes of grouped calls in one batch, at the key's pace: what a killed run may have to fetch again."""
-DRY_RUN = "dry-run"
-"""Not a ticker. With it in the universe a dry run has staging tables of its own, and what a refused run has staged stays."""
 BATCH_CALLS = 100
 """The most grouped calls in one batch, if the key's pace is not known."""
+DRY_RUN = "dry-run"
+"""Not a ticker. With it in the universe a dry run has staging tables of its own, and what a refused run has staged stays."""
 
 
 @dataclass(frozen=True)
@@ -206,11 +212,9 @@ def _fetch_and_publish(
     windows = todo.windows
     began = datetime.now(UTC)
     claims = pipeline.claimed_splits(source, request)
-    batches = [batch.sessions for batch in todo.batches]
-    with contextlib.closing(source.fetch(todo.to_fetch, batches, clock.tick, resume=todo.resume)) as answers:
-        for batch, fetched in zip(todo.batches, answers, strict=True):
-            _publish_batch(warehouse, request, batch, fetched, began, claims, done)
-            clock.batch_done(batch, fetched.rows.num_rows)
+    with contextlib.closing(_fetched(source, todo, clock, done.failed)) as parts:
+        for mine, rows in parts:
+            _publish_batch(warehouse, mine, to_stage(rows, began), claims, done)
     done.calls = source.calls
     # Splits of sessions that were not missing, and of refused ones.
     if split_table.learn(warehouse, request.tickers, request.sessions, claims).changed:
@@ -228,9 +232,17 @@ def _make_room(warehouse: Warehouse, request: Request) -> None:
             log.warning("%s: removed files that can't be read, of %s", warehouse.full_name(table), missing.spans(removed))
 
 
-def _part(request: Request, batch: Batch, sessions: tuple[date, ...]) -> Request:
-    """The part of the request that a batch is."""
-    return replace(request, tickers=batch.tickers, sessions=sessions, universe=request.tickers)
+def _fetched(source: Source, todo: Plan, clock: _Clock, failed: dict[date, MaangError]) -> Generator[tuple[Request, pa.Table]]:
+    """Each batch with its bars, as the part of the request that it is, without the sessions that could not be had: `failed` gets
+    these. A batch without any other session is left out.
+    """
+    batches = [batch.sessions for batch in todo.batches]
+    with contextlib.closing(source.fetch(todo.to_fetch, batches, clock.tick, resume=todo.resume)) as answers:
+        for batch, fetched in zip(todo.batches, answers, strict=True):
+            failed |= fetched.failed
+            if sessions := tuple(day for day in batch.sessions if day not in fetched.failed):
+                yield replace(todo.request, tickers=batch.tickers, sessions=sessions, universe=todo.request.tickers), fetched.rows
+            clock.batch_done(batch, fetched.rows.num_rows)
 
 
 @dataclass(frozen=True)
@@ -263,42 +275,25 @@ def compare(source: Source, warehouse: Warehouse, todo: Plan, report: Callable[[
     clock = _Clock(source, todo, report)
     found = Differences(warehouse.full_name(PRODUCTION), {}, {}, {}, ())
     failed: dict[date, MaangError] = {}
-    batches = [batch.sessions for batch in todo.batches]
-    with contextlib.closing(source.fetch(todo.to_fetch, batches, clock.tick, resume=todo.resume)) as answers:
-        for batch, fetched in zip(todo.batches, answers, strict=True):
-            failed |= fetched.failed
-            if sessions := tuple(day for day in batch.sessions if day not in fetched.failed):
-                mine = replace(_part(request, batch, sessions), universe=(*request.tickers, DRY_RUN))
-                try:
-                    warehouse.stage(mine.staging, to_stage(fetched.rows, datetime.now(UTC)))
-                    found += pipeline.diff(warehouse, mine)
-                finally:
-                    pipeline.drop_staging(warehouse, mine)
-            clock.batch_done(batch, fetched.rows.num_rows)
+    began = datetime.now(UTC)
+    with contextlib.closing(_fetched(source, todo, clock, failed)) as parts:
+        for part, rows in parts:
+            mine = replace(part, universe=(*request.tickers, DRY_RUN))
+            try:
+                warehouse.stage(mine.staging, to_stage(rows, began))
+                found += pipeline.diff(warehouse, mine)
+            finally:
+                pipeline.drop_staging(warehouse, mine)
     return Compared(todo, found, failed)
 
 
-def _publish_batch(
-    warehouse: Warehouse,
-    request: Request,
-    batch: Batch,
-    fetched: Fetched,
-    began: datetime,
-    claims: Claims,
-    done: Backfilled,
-) -> None:
+def _publish_batch(warehouse: Warehouse, mine: Request, rows: pa.Table, claims: Claims, done: Backfilled) -> None:
     """Stage, judge the splits, audit, publish and cumulate one batch, then drop its staging table."""
-    done.failed |= fetched.failed
-    sessions = tuple(day for day in batch.sessions if day not in fetched.failed)
-    if not sessions:
-        return
-    mine, refetched = _part(request, batch, sessions), done.plan.resume is None
     try:
-        rows = to_stage(fetched.rows, began)
         warehouse.stage(mine.staging, rows)
-        if refetched:
-            mine = replace(mine, left_out=missing.vanished(warehouse, mine, fetched.rows))
-        split_table.learn(warehouse, mine.tickers, sessions, claims, mine.staging)
+        if done.plan.resume is None:  # everything is fetched again
+            mine = replace(mine, left_out=missing.vanished(warehouse, mine, rows))
+        split_table.learn(warehouse, mine.tickers, mine.sessions, claims, mine.staging)
         audit, published = pipeline.publish_staged(warehouse, mine, rows, pipeline.NoProgress())
         done.refused |= audit.refused
         done.published += audit.passing
