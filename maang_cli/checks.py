@@ -304,7 +304,7 @@ HAVING count(*) > 1""",
         "'close ' || before || ' on ' || CAST(previous_date AS STRING)"
         " || CASE WHEN at_open THEN ', then open ' ELSE ', then close ' END || after"
         " || ', ' || CAST(TRY_CAST(price_ratio AS DECIMAL(18,4)) AS STRING) || ' of it'"
-        " || CASE WHEN last_jump > previous_date THEN '; follows from ' || CAST(last_jump AS STRING) ELSE '' END",
+        f" || CASE WHEN last_jump > previous_date THEN '; {FOLLOWS} ' || CAST(last_jump AS STRING) ELSE '' END",
         acceptable=True,
         before="before",
         after="after",

@@ -90,6 +90,12 @@ class SettingsError(MaangError):
     exit_code = ExitCode.UNUSABLE
 
 
+def not_installed(what: str, extra: str, exc: ModuleNotFoundError) -> SettingsError:
+    """The error of something that needs an extra. `what`: the message's beginning."""
+    hint = f"install it from a clone of maang: uv run --extra {extra} maang .., or pip install '.[{extra}]'"
+    return SettingsError(f"{what}: no module {exc.name}", hint=hint)
+
+
 class TableMismatch(MaangError):
     exit_code = ExitCode.UNUSABLE
 

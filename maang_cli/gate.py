@@ -1,8 +1,8 @@
 """The gate between staging and production: audit what is staged, in rounds, and publish exactly what passed.
 
-A wrong row must not make the next session's rows wrong: rows that are held, and sessions that are refused, are no earlier rows of
-others. What they are is known only after an audit, so the audit is repeated without them until nothing changes. A verdict depends
-on earlier sessions alone, so that ends, and the same bars get the same verdicts in one batch and day by day.
+A wrong row must not make the next session's rows wrong. So no row is compared with rows that are held, or with those of refused
+sessions. Only an audit finds out which these are, so the audit is repeated without them until nothing changes. That ends,
+because a verdict depends on earlier sessions alone. So the same bars get the same verdicts in one batch and day by day.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from decimal import Decimal
 
 from maang_cli import checks, split_table, splits, sql
 from maang_cli import sessions as calendar
-from maang_cli.checks import Audit, Outcome, Round
+from maang_cli.checks import Audit, Kind, Outcome, Round
 from maang_cli.request import Request
 from maang_cli.splits import Split
 from maang_cli.tables import BAR, FINDINGS, PRODUCTION, Table
@@ -47,11 +47,9 @@ def audit(warehouse: Warehouse, request: Request, known: Iterable[Split] | None 
 
 def unknown(warehouse: Warehouse, request: Request, found: Audit) -> frozenset[str]:
     """`Audit.unknown`, if the sessions have bars of other tickers: a ticker that nobody knows may be misspelled."""
-    missing = checks.CHECKS[0].name
-    rows = list(found.rows(Outcome.REFUSED))
-    lacking = {str(row.ticker) for check, row in rows if check == missing} - {
-        row.ticker for check, row in rows if check != missing
-    }
+    rows = [(result.check.kind, row.ticker) for result in found.failed for row in result.rows if row.outcome is Outcome.REFUSED]
+    lacking = {str(ticker) for kind, ticker in rows if kind is Kind.MISSING}
+    lacking -= {ticker for kind, ticker in rows if kind is not Kind.MISSING}
     if not lacking or len(lacking) == len(request.tickers):
         return frozenset()
     text = "SELECT DISTINCT ticker FROM {table} WHERE ticker IN (SELECT ticker FROM {tickers})"

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from maang_cli import pipeline, split_table, sql
 from maang_cli import sessions as calendar
+from maang_cli.checks import by_session
 from maang_cli.errors import MaangError
 from maang_cli.request import Request
 from maang_cli.splits import Split
 from maang_cli.tables import CUMULATIVE, PRODUCTION, STAGING_COLUMNS, Table, is_staging, staged_sessions
-from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse
+from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse, query_optional
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 COMPARED_ROWS = 250_000
 """Windows that one query recomputes and compares, in about 300 MB of memory."""
 
+FEW = 10
+"""How many tickers are named of what may be thousands."""
 MOST_SPANS = 3
 """As many spans of sessions are listed in a line."""
 
@@ -80,21 +83,16 @@ def find_missing_bars(
 
 def early_tickers(warehouse: Warehouse, request: Request, days: Sequence[date]) -> dict[date, frozenset[str]]:
     """The tickers whose rows of these sessions, in order, were stored before the session was final."""
-    found: dict[date, set[str]] = {}
-    for row in _stamps(warehouse, request, days):
-        if row["insertion_timestamp"] < calendar.final(row["date"]):
-            found.setdefault(row["date"], set()).add(row["ticker"])
-    return {day: frozenset(names) for day, names in sorted(found.items())}
+    rows = _stamps(warehouse, request, days)
+    return by_session((row["ticker"], row["date"]) for row in rows if row["insertion_timestamp"] < calendar.final(row["date"]))
 
 
 def _stamps(warehouse: Warehouse, request: Request, days: Sequence[date]) -> list[dict[str, Any]]:
     """When the tickers' rows of these sessions, in order, were stored."""
     text = sql.text("stamps", sessions=", ".join(map(sql.day, days)))
     reads = {"production": Read(PRODUCTION, (days[0], days[-1]))}
-    try:
-        rows: list[dict[str, Any]] = warehouse.query(Query(text, reads, request.tickers, request.spans)).to_pylist()
-    except TableMissing:
-        return []
+    query = Query(text, reads, request.tickers, request.spans)
+    rows: list[dict[str, Any]] = query_optional(warehouse, query, [PRODUCTION]).to_pylist()
     return rows
 
 
@@ -194,6 +192,12 @@ def brief_spans(days: Iterable[date]) -> str:
     if len(list(_runs(ordered))) > MOST_SPANS:
         return f"{ordered[0]} to {ordered[-1]}"
     return spans(ordered)
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - FEW
+    return ", ".join(names[:FEW]) + (f" and {more} more" if more > 0 else "")
 
 
 def _runs(days: Sequence[date]) -> Iterator[tuple[date, date]]:

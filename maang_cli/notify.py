@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from maang_cli import settings
-from maang_cli.errors import SettingsError
+from maang_cli.errors import SettingsError, not_installed
 
 if TYPE_CHECKING:
     from apprise import Apprise
@@ -98,10 +98,7 @@ def _silence_library() -> None:
     try:
         import apprise  # noqa: F401
     except ModuleNotFoundError as exc:
-        raise SettingsError(
-            f"{VARIABLE} needs apprise, which is not installed: no module {exc.name}",
-            hint="install it from a clone of maang: uv run --extra notify maang .., or pip install '.[notify]'",
-        ) from exc
+        raise not_installed(f"{VARIABLE} needs apprise, which is not installed", "notify", exc) from exc
 
 
 def _service(url: str) -> Apprise:

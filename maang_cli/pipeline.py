@@ -475,8 +475,7 @@ def show(
     table = request.staging if part == "staging" else STORED[part]
     conditions, bounds = [], None
     if part != "staging":
-        about_all = " OR ticker IS NULL" if part == "findings" else ""
-        conditions = [f"(ticker IN (SELECT ticker FROM {{tickers}}){about_all})"]
+        conditions = [of_tickers(table)]
         if request.sessions:
             conditions.append(f"date IN ({', '.join(map(sql.day, request.sessions))})")
             bounds = (request.sessions[0], request.sessions[-1])
@@ -529,6 +528,16 @@ def last_stored(warehouse: Warehouse, request: Request, part: str, as_of: dateti
 EVER = date(2999, 12, 31)
 
 
+def of_tickers(table: Table) -> str:
+    """SQL: the table's rows of `{tickers}`. Findings about whole sessions are those of every ticker."""
+    about_all = " OR ticker IS NULL" if table == FINDINGS else ""
+    return f"(ticker IN (SELECT ticker FROM {{tickers}}){about_all})"
+
+
+OPTIONAL = (SPLITS, FINDINGS)
+"""A table of an earlier version may lack these beside it; they then have no rows."""
+
+
 def stored_rows(
     warehouse: Warehouse,
     table: Table,
@@ -552,7 +561,7 @@ def stored_rows(
         text = adjusted_text(split_table.stored(warehouse, tickers, first, EVER), (first, last), condition)
     else:
         text = sql.text("table_rows", columns=", ".join(column.name for column in table.columns), condition=condition)
-    return query_optional(warehouse, Query(text, {"table": Read(table, bounds, as_of)}, tuple(tickers)), (SPLITS, FINDINGS))
+    return query_optional(warehouse, Query(text, {"table": Read(table, bounds, as_of)}, tuple(tickers)), OPTIONAL)
 
 
 def adjusted_text(known: Iterable[Split], sessions: Sequence[date], condition: str) -> str:
@@ -649,7 +658,12 @@ def _missing(warehouse: Warehouse, request: Request, exc: TableMissing) -> OutOf
             f"nothing is staged for {_span(request.sessions)} and these tickers: there is no {name}",
             hint=f"fetch them first: maang ingest {session_flags(request.sessions)}{{flags}}",
         )
-    return OutOfOrder(f"there is no table {name}", hint="create it: maang init-tables{flags}")
+    return no_table(warehouse, exc)
+
+
+def no_table(warehouse: Warehouse, exc: TableMissing) -> OutOfOrder:
+    """The error of a table that `init_tables` creates."""
+    return OutOfOrder(f"there is no table {warehouse.full_name(exc.table)}", hint="create it: maang init-tables{flags}")
 
 
 def _span(sessions: Sequence[date]) -> str:

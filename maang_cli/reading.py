@@ -11,17 +11,14 @@ from typing import TYPE_CHECKING
 
 from maang_cli import pipeline, settings, sql, symbols
 from maang_cli import sessions as calendar
-from maang_cli.errors import OutOfOrder, SettingsError
+from maang_cli.errors import SettingsError
 from maang_cli.sources import SOURCES
-from maang_cli.tables import FINDINGS, PRODUCTION, SPLITS, STORED
+from maang_cli.tables import PRODUCTION, SPLITS, STORED
 from maang_cli.warehouses import WAREHOUSES
 from maang_cli.warehouses.base import Query, Read, TableMissing, Warehouse, query_optional
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-OPTIONAL = (SPLITS, FINDINGS)
-"""A table of an earlier version may lack these beside it; they then have no rows."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,7 @@ def read(
     if tickers is not None:
         given = tickers.split(",") if isinstance(tickers, str) else tickers
         names = tuple(symbols.parse_names([name.strip() for name in given], "give tickers such as 'META,BRK.A'"))
-        about_all = " OR ticker IS NULL" if STORED[table] == FINDINGS else ""
-        conditions.append(f"(ticker IN (SELECT ticker FROM {{tickers}}){about_all})")
+        conditions.append(pipeline.of_tickers(STORED[table]))
     chosen = settings.load(SOURCES, WAREHOUSES)
     with closing(WAREHOUSES[chosen.warehouse].open(chosen, "read")) as warehouse:
         if adjusted and tickers is None:
@@ -76,7 +72,7 @@ def read(
         try:
             rows = pipeline.stored_rows(warehouse, STORED[table], conditions, names, bounds, instant, adjusted=adjusted)
         except TableMissing as exc:
-            raise _missing(warehouse, exc) from exc
+            raise pipeline.no_table(warehouse, exc) from exc
     return _converted(rows, floats=floats)
 
 
@@ -93,8 +89,8 @@ def select(warehouse: Warehouse, text: str) -> Selected:
         try:
             rows = warehouse.select(text.strip().removesuffix(";"), tables)
         except TableMissing as exc:
-            if exc.table not in OPTIONAL:
-                raise _missing(warehouse, exc) from exc
+            if exc.table not in pipeline.OPTIONAL:
+                raise pipeline.no_table(warehouse, exc) from exc
             tables = {name: query.without(exc.table) for name, query in tables.items()}
         else:
             return Selected(rows.rename_columns(_distinct(rows.column_names)))
@@ -133,10 +129,6 @@ def _split_tickers(warehouse: Warehouse) -> Sequence[str]:
     query = Query("SELECT DISTINCT ticker FROM {splits} ORDER BY ticker", {"splits": Read(SPLITS)})
     names: list[str] = query_optional(warehouse, query, (SPLITS,))["ticker"].to_pylist()
     return names
-
-
-def _missing(warehouse: Warehouse, exc: TableMissing) -> OutOfOrder:
-    return OutOfOrder(f"there is no table {warehouse.full_name(exc.table)}", hint="create it: maang init-tables{flags}")
 
 
 def _converted(rows: pa.Table, *, floats: bool) -> pa.Table:

@@ -14,6 +14,7 @@ from typing import Any
 from maang_cli import closures, pipeline, split_table, splits, sql, status
 from maang_cli import sessions as calendar
 from maang_cli.errors import MaangError
+from maang_cli.missing import few
 from maang_cli.request import Request
 from maang_cli.splits import Split
 from maang_cli.status import Status
@@ -24,8 +25,6 @@ SESSIONS = 250
 """So many stored sessions are shown, if none are selected."""
 CHARTED = 20
 """So many tickers have a chart."""
-NAMED = 10
-"""So many tickers are named in one text."""
 
 
 class Level(StrEnum):
@@ -142,9 +141,8 @@ def gather(warehouse: Warehouse, request: Request, now: datetime, *, made_up: bo
     names = set(warehouse.tables())
     found = status.status(warehouse, request, now)
     first, last = request.sessions[0], request.sessions[-1]
-    condition = f"date BETWEEN {sql.day(first)} AND {sql.day(last)}"
-    mine = f"{condition} AND (ticker IN (SELECT ticker FROM {{tickers}}) OR ticker IS NULL)"
-    rows = pipeline.stored_rows(warehouse, FINDINGS, [mine], request.tickers, (first, last), None, adjusted=False).to_pylist()
+    mine = [f"date BETWEEN {sql.day(first)} AND {sql.day(last)}", pipeline.of_tickers(FINDINGS)]
+    rows = pipeline.stored_rows(warehouse, FINDINGS, mine, request.tickers, (first, last), None, adjusted=False).to_pylist()
     rows.sort(key=lambda row: (row["date"], row["seen_at"]), reverse=True)
     findings = [row for row in rows if row["kind"] == "check"]
     revisions = [row for row in rows if row["kind"] == "revision"]
@@ -240,14 +238,13 @@ def days(found: Status, findings: Iterable[Mapping[str, Any]]) -> list[Day]:
 def _named(what: str, tickers: Iterable[str]) -> str:
     """Tickers as a person reads them; empty if there are none."""
     names = sorted(tickers)
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{what}: {', '.join(names[:NAMED])}{more}" if names else ""
+    return f"{what}: {few(names)}" if names else ""
 
 
 def _prices(warehouse: Warehouse, request: Request, findings: Iterable[Mapping[str, Any]]) -> list[Prices]:
     """The bars of the request's tickers, and what happened to them."""
     first, last = request.sessions[0], request.sessions[-1]
-    condition = f"date BETWEEN {sql.day(first)} AND {sql.day(last)} AND ticker IN (SELECT ticker FROM {{tickers}})"
+    condition = f"date BETWEEN {sql.day(first)} AND {sql.day(last)} AND {pipeline.of_tickers(PRODUCTION)}"
     try:
         stored = pipeline.stored_rows(warehouse, PRODUCTION, [condition], request.tickers, (first, last), None, adjusted=True)
     except TableMissing:

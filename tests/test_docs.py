@@ -163,7 +163,7 @@ def test_tables_page_lists_every_column() -> None:
 
 
 def with_part(text: str, name: str, part: str) -> str:
-    """The page with a generated part written anew."""
+    """The page with `part` as its generated part of this name."""
     start = f"<!-- generated: {name} -->\n"
     assert start in text
     before, _, rest = text.partition(start)

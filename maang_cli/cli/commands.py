@@ -15,7 +15,7 @@ from maang_cli.cli import files
 from maang_cli.cli.context import Run
 from maang_cli.cli.files import Format
 from maang_cli.cli.options import DAY, NOT_OFFERED, SessionOptions, SharedOptions, parameters, parse_date, parse_duration, take
-from maang_cli.errors import SettingsError
+from maang_cli.errors import SettingsError, not_installed
 from maang_cli.sources import SOURCES
 
 if TYPE_CHECKING:
@@ -284,10 +284,7 @@ def _page_maker() -> Callable[["Report"], str]:
     try:
         from maang_cli.render.report import page
     except ModuleNotFoundError as exc:
-        raise SettingsError(
-            f"what makes the page is not installed: no module {exc.name}",
-            hint="install it from a clone of maang: uv run --extra report maang .., or pip install '.[report]'",
-        ) from exc
+        raise not_installed("what makes the page is not installed", "report", exc) from exc
     return page
 
 

@@ -127,9 +127,9 @@ def _notify(reply: Reply) -> None:
 
         if not notify.is_wanted():
             return
-        from maang_cli import render
+        from maang_cli.render.message import message
 
-        told = render.message(reply.command or "", reply.sessions, code, reply.error, reply.hint, reply.result)
+        told = message(reply.command or "", reply.sessions, code, reply.error, reply.hint, reply.result)
         notify.send(told.title, told.body)
     except MaangError as exc:
         log.warning("warning: no notification was sent: %s; %s", exc.message, exc.hint)

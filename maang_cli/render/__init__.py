@@ -5,15 +5,14 @@ import sys
 from rich.text import Text
 
 from maang_cli.render.lines import cost, line, not_stored, plural, reused
-from maang_cli.render.message import message
 from maang_cli.render.progress import ProgressDisplay, console
 from maang_cli.render.tables import Maintained, people
 
-__all__ = ["Maintained", "ProgressDisplay", "cost", "error", "line", "message", "not_stored", "plural", "result", "reused"]
+__all__ = ["Maintained", "ProgressDisplay", "cost", "error", "line", "not_stored", "plural", "result", "reused"]
 
 
 def error(message: str, hint: str) -> None:
-    """A foreseen failure, on stderr: a line, and one for each line of the hint; the message alone if there is no hint.
+    """A foreseen failure, on stderr: a line for the message, and one for each line of the hint. Without a hint it has no label.
 
     On a terminal they are wrapped between words.
     """

@@ -9,7 +9,7 @@ from maang_cli.backfill import BackfillProgress, Plan
 from maang_cli.checks import Audit, FailingRow, Outcome
 from maang_cli.diff import ChangedCell, Differences
 from maang_cli.gate import nearest_split
-from maang_cli.missing import spans
+from maang_cli.missing import few, spans
 from maang_cli.pipeline import THE_SCHEMA, Cumulated, Dropped, Ingested, Initialized, Published, Rows
 from maang_cli.request import Request
 from maang_cli.splits import Split
@@ -155,8 +155,7 @@ def sparkline(values: Sequence[Decimal] | None) -> str:
 def universe(request: Request) -> str:
     """Of which tickers a result speaks."""
     entries = list(map(request.symbols.entry, request.tickers))
-    more = f" and {len(entries) - FEW} more" if len(entries) > FEW else ""
-    return f"universe: {plural(len(entries), 'ticker')} ({', '.join(entries[:FEW])}{more})"
+    return f"universe: {plural(len(entries), 'ticker')} ({few(entries)})"
 
 
 def not_stored(rows: Rows, *, earlier: bool) -> str:
@@ -235,7 +234,7 @@ def remarks(value: Audit) -> Iterator[str]:
                 days.setdefault(row.ticker or "the session", set()).add(row.date)
         names = [_remark(name, checks - {""}, len(days[name])) for name, checks in tickers.items()]
         if names:
-            yield f"{how}: {', '.join(names[:FEW])}{f' and {len(names) - FEW} more' if len(names) > FEW else ''}"
+            yield f"{how}: {few(names)}"
 
 
 def _remark(name: str, checks: Iterable[str], days: int) -> str:
@@ -244,8 +243,6 @@ def _remark(name: str, checks: Iterable[str], days: int) -> str:
 
 
 BARS = "▁▂▃▄▅▆▇█"
-FEW = 10
-"""How many tickers are named of what may be thousands."""
 FEW_CELLS = 20
 """How many changed values are printed of what may be thousands."""
 ALLOWED = "missing, allowed by --allow-missing"

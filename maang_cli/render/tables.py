@@ -19,13 +19,12 @@ from maang_cli.config import Configuration
 from maang_cli.diff import Differences
 from maang_cli.doctor import Checkup
 from maang_cli.errors import MaangError
-from maang_cli.missing import brief_spans, spans
+from maang_cli.missing import FEW, brief_spans, few, spans
 from maang_cli.pipeline import Cumulated, DayRun, Dropped, Ingested, Initialized, Published, Rows
 from maang_cli.reading import Selected
 from maang_cli.render.lines import (
     ALLOWED,
     EARLY,
-    FEW,
     HELD,
     VANISHED,
     bytes_of,
@@ -170,13 +169,8 @@ def refusals(refused: Mapping[date, Sequence[str]], audits: Iterable[Audit]) -> 
     rows = [row for audit in audits for _, row in audit.rows(Outcome.REFUSED)]
     for names, days in causes.items():
         tickers = sorted({row.ticker for row in rows if row.ticker and row.date in days})
-        who = f": {_few(tickers)}" if tickers else ""
+        who = f": {few(tickers)}" if tickers else ""
         yield f"refused ({', '.join(names)}): {brief_spans(days)} ({plural(len(days), 'session')}){who}"
-
-
-def _few(tickers: Sequence[str]) -> str:
-    more = f" and {len(tickers) - FEW} more" if len(tickers) > FEW else ""
-    return ", ".join(tickers[:FEW]) + more
 
 
 def _changes(*done: Replaced) -> Table:
@@ -214,7 +208,7 @@ def _tickers(bars: Mapping[date, frozenset[str]], what: str) -> Iterator[str]:
     for day, tickers in bars.items():
         groups.setdefault(tickers, []).append(day)
     for tickers, days in groups.items():
-        yield f"{what}: {spans(days)} ({plural(len(days), 'session')}): {_few(sorted(tickers))}"
+        yield f"{what}: {spans(days)} ({plural(len(days), 'session')}): {few(sorted(tickers))}"
 
 
 @people.register(Backfilled)

@@ -1,7 +1,7 @@
 -- Every failing row of every check, by the session that it was staged for, with its outcome: refused; held or allowed by
 -- --allow-missing; warned; accepted by a person. Each bar is compared with the earlier rows of its ticker (`earlier`): what production
 -- will have before that session. So no row that is held, and no session that is refused, is there with its staged rows.
--- Nothing here is read more often than it must be: Spark computes a common table expression anew for each mention.
+-- Each relation is read as few times as possible, because Spark computes a common table expression again for each mention.
 WITH requested AS (
   SELECT ticker, first_date, last_date FROM {tickers}
 ), sessions AS (

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from maang_cli.errors import SettingsError
+from maang_cli.errors import not_installed
 
 if TYPE_CHECKING:  # these take a while to load, and `maang --help` needs neither
     from maang_cli.settings import Environment, Settings
@@ -59,10 +59,7 @@ def _databricks(settings: Settings, purpose: str = "") -> Warehouse:
     try:
         from maang_cli.warehouses.databricks.warehouse import open_warehouse
     except ModuleNotFoundError as exc:
-        raise SettingsError(
-            f"the driver for Databricks is not installed: no module {exc.name}",
-            hint="install it from a clone of maang: uv run --extra databricks maang .., or pip install '.[databricks]'",
-        ) from exc
+        raise not_installed("the driver for Databricks is not installed", "databricks", exc) from exc
     return open_warehouse(settings, purpose)
 
 

@@ -21,6 +21,7 @@ import vl_convert
 from maang_cli import __version__
 from maang_cli import sessions as calendar
 from maang_cli.checks import CHECKS
+from maang_cli.missing import few
 from maang_cli.render.lines import cell, duration, line, plural
 from maang_cli.report import CHARTED, Level, Mark, Prices, Readable, Report, State
 
@@ -187,8 +188,7 @@ def _cells(findings: Iterable[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
     for row in findings:
         cells.setdefault((row["date"], row["name"], row["outcome"]), []).append(row["ticker"] or "the session")
     for (day, name, outcome), names in sorted(cells.items()):
-        said = ", ".join(sorted(names)[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-        yield {"day": str(day), "check": name, "outcome": outcome, "rows": len(names), "said": said}
+        yield {"day": str(day), "check": name, "outcome": outcome, "rows": len(names), "said": few(sorted(names))}
 
 
 def _columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
