@@ -112,10 +112,10 @@ def open_catalog(home: Path) -> closing[SqlCatalog]:
 
 
 def rows_on_disk(home: Path, name: str) -> list[Row]:
-    """All rows of `schema.table`, by date and ticker, read only with PyIceberg."""
+    """All rows of `schema.table`, by date and ticker, and findings by name and outcome, read only with PyIceberg."""
     with open_catalog(home) as catalog:
         rows: list[Row] = catalog.load_table(name).scan().to_arrow().to_pylist()
-    return sorted(rows, key=lambda row: (str(row["date"]), str(row["ticker"])))
+    return sorted(rows, key=lambda row: [str(row.get(column)) for column in ("date", "ticker", "name", "outcome")])
 
 
 def _path(location: str) -> Path:
